@@ -54,8 +54,10 @@ var serverXML = xmlTemplate("config.xml", `<clickhouse>
 var usersXML = xmlTemplate("users.xml", `<clickhouse>
   <!-- Written at each start of earshot; changes are lost. -->
   <profiles>
-    <default/>
+    <!-- At an orderly end the engine waits for idle connections to look up, which they do this often (s). -->
+    <default><poll_interval>1</poll_interval></default>
     <reader>
+      <poll_interval>1</poll_interval>
       <readonly>2</readonly>
       <max_execution_time>30</max_execution_time>
       <max_memory_usage>{{.ReaderMemory}}</max_memory_usage>

@@ -31,7 +31,7 @@ const (
 
 // release is what npm has for one platform.
 type release struct {
-	pkg          string // npm package; its version is EngineVersion
+	spec         string // what npm is asked for: package@version
 	integrity    string // sha512 of the tarball, as npm writes it; "" if unknown
 	size         int64  // bytes of the tarball
 	libraryHash  string // sha512 of the library in it, likewise
@@ -43,16 +43,16 @@ type release struct {
 // one who recorded these, and is not fetched.
 var releases = map[string]release{
 	"linux/amd64": {
-		pkg:          "@chdb/lib-linux-x64-gnu",
+		spec:         "@chdb/lib-linux-x64-gnu@" + EngineVersion,
 		integrity:    "sha512-XP97mMqnc5tZpKQywR8N7cLTsHNiTmHr30pC5mzo3jWmukjKn2IBa60c2B/gWUNcuFjOMjWoorQICCqBVj5wpw==",
 		size:         177_817_999,
 		libraryHash:  "sha512-Cl5q9c9XA0EW00o5SAmJoWDdEF83LYWqdI+NKwpevVKpDZE3N9euhvb1l9N/4G06TSISXBPFqpYdkaqT0DR1Hg==",
 		librarySize:  566_330_096,
 		libraryEntry: "package/libchdb.so",
 	},
-	"linux/arm64":  {pkg: "@chdb/lib-linux-arm64-gnu"},
-	"darwin/amd64": {pkg: "@chdb/lib-darwin-x64"},
-	"darwin/arm64": {pkg: "@chdb/lib-darwin-arm64"},
+	"linux/arm64":  {spec: "@chdb/lib-linux-arm64-gnu@" + EngineVersion},
+	"darwin/amd64": {spec: "@chdb/lib-darwin-x64@" + EngineVersion},
+	"darwin/arm64": {spec: "@chdb/lib-darwin-arm64@" + EngineVersion},
 }
 
 // EngineConfig says where the engine is kept and who hears of its arrival. The
@@ -116,8 +116,8 @@ func ensureCached(ctx context.Context, cfg EngineConfig, rel release) (string, e
 		cfg.Log.Warn("the cached ClickHouse engine is damaged, fetching it anew", "err", err)
 	}
 	if rel.integrity == "" {
-		return "", fmt.Errorf("no checksum is recorded for %s, so it is not fetched; get it with `npm pack %s@%s`, unpack it and set %s to its %s",
-			rel.pkg, rel.pkg, EngineVersion, LibraryEnv, libraryName)
+		return "", fmt.Errorf("no checksum is recorded for %s, so it is not fetched; get it with `npm pack %s`, unpack it and set %s to its %s",
+			rel.spec, rel.spec, LibraryEnv, libraryName)
 	}
 	if err := fetch(ctx, cfg, rel, dir); err != nil {
 		return "", err

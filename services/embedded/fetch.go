@@ -30,6 +30,12 @@ func fetch(ctx context.Context, cfg EngineConfig, rel release, dir string) error
 	if err := checkSpace(dir, rel.size+rel.librarySize); err != nil {
 		return err
 	}
+	// Whoever was killed in here left its half behind; we hold the cache's lock.
+	if old, err := filepath.Glob(filepath.Join(dir, "fetch-*")); err == nil {
+		for _, dir := range old {
+			_ = os.RemoveAll(dir)
+		}
+	}
 	tmp, err := os.MkdirTemp(dir, "fetch-") // on the same file system, for the rename
 	if err != nil {
 		return fmt.Errorf("make engine fetch directory: %w", err)
@@ -58,8 +64,7 @@ func fetch(ctx context.Context, cfg EngineConfig, rel release, dir string) error
 
 // npmPack has npm put rel's tarball into dir and returns its path.
 func npmPack(ctx context.Context, npm string, rel release, dir string) (string, error) {
-	spec := rel.pkg + "@" + EngineVersion
-	cmd := exec.CommandContext(ctx, npm, "pack", spec, "--pack-destination", dir, "--ignore-scripts", "--loglevel=error")
+	cmd := exec.CommandContext(ctx, npm, "pack", rel.spec, "--pack-destination", dir, "--ignore-scripts", "--loglevel=error")
 	cmd.Dir = dir
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -69,11 +74,11 @@ func npmPack(ctx context.Context, npm string, rel release, dir string) (string, 
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("npm pack %s: %w: %s; check npm's settings and network, or set %s to a %s that is already there",
-			spec, errors.Join(ctx.Err(), err), firstLine(said.String()), LibraryEnv, libraryName)
+			rel.spec, errors.Join(ctx.Err(), err), firstLine(said.String()), LibraryEnv, libraryName)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.tgz"))
 	if err != nil || len(found) != 1 {
-		return "", fmt.Errorf("npm pack %s: got %d tarballs, want 1", spec, len(found))
+		return "", fmt.Errorf("npm pack %s: got %d tarballs, want 1", rel.spec, len(found))
 	}
 	return found[0], nil
 }
@@ -112,7 +117,7 @@ func unpack(ctx context.Context, tarball, path string, rel release) error {
 		return fmt.Errorf("read engine tarball: %w", err)
 	}
 	if got := integrity(h.Sum(nil)); got != rel.integrity {
-		return fmt.Errorf("%s@%s: got the checksum %s, want %s; it is not used", rel.pkg, EngineVersion, got, rel.integrity)
+		return fmt.Errorf("%s: got the checksum %s, want %s; it is not used", rel.spec, got, rel.integrity)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read engine tarball: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -106,6 +107,8 @@ func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || !strings.Contains(string(stat), ") Z ")
 }
+
+var nopLog = slog.New(slog.DiscardHandler)
 
 var engine = sync.OnceValues(func() (string, error) {
 	return EnsureEngine(context.Background(), EngineConfig{Progress: os.Stderr})
