@@ -88,13 +88,17 @@ func StartClickHouse(ctx context.Context, cfg ClickHouseConfig) (*ClickHouse, er
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o700); err != nil {
 		return nil, fmt.Errorf("make clickhouse data directory: %w", err)
 	}
-	if err := waitForDir(ctx, dir); err != nil {
+	waited, err := waitForDir(ctx, dir)
+	if err != nil {
 		return nil, err
 	}
 	if _, err := writeConfig(dir, cfg.MemoryLimit, cfg.SpanLog); err != nil {
 		return nil, err
 	}
 	c := &ClickHouse{cfg: cfg, done: make(chan struct{}), state: StateStopped}
+	if waited {
+		c.waitForPorts(ctx)
+	}
 	if err := c.startFirst(ctx); err != nil {
 		return nil, err
 	}
@@ -220,31 +224,47 @@ func (c *ClickHouse) setState(s State) {
 }
 
 // waitForDir waits until no server holds dir: the child of a parent that was
-// killed needs a moment to end.
-func waitForDir(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
+// killed needs a moment to end. It says whether it had to wait.
+func waitForDir(ctx context.Context, dir string) (waited bool, err error) {
 	f, err := os.Open(filepath.Join(dir, "data", "status"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("open clickhouse lock: %w", err)
+		return false, fmt.Errorf("open clickhouse lock: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	for {
+	defer func() { _ = f.Close() }() // which lets go of it for the child
+	limited, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	for ; ; waited = true {
 		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return nil // closing f lets go of it for the child
+			return waited, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("try clickhouse lock: %w", err)
+			return waited, fmt.Errorf("try clickhouse lock: %w", err)
 		}
 		select {
-		case <-ctx.Done():
-			return ErrInUse{Dir: dir, PID: pidIn(f)}
+		case <-limited.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return waited, fmt.Errorf("wait for clickhouse in %s to end: %w", dir, ctx.Err())
+			}
+			return waited, InUseError{Dir: dir, PID: pidIn(f)}
 		case <-time.After(pollEvery):
 		}
+	}
+}
+
+// waitForPorts gives the kernel the moment between a dead predecessor's lock and
+// its sockets. Whether the ports are free is not its business.
+func (c *ClickHouse) waitForPorts(ctx context.Context) {
+	for range 50 {
+		_, err := nativePort.reserve(c.cfg.Host, c.cfg.Port)
+		_, err2 := clickhouseHTTP.reserve(c.cfg.Host, c.cfg.HTTPPort)
+		if (err == nil && err2 == nil) || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(pollEvery)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -178,13 +179,18 @@ func TestChildEndsWithItsKilledParent(t *testing.T) {
 
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	var inUse ErrInUse
+	var inUse InUseError
 	if _, err := StartClickHouse(short, ClickHouseConfig{Library: lib, DataDir: dir}); !errors.As(err, &inUse) || inUse.PID != pid {
-		t.Errorf("on the directory of a living server: got %v, want ErrInUse by %d", err, pid)
+		t.Errorf("on the directory of a living server: got %v, want InUseError by %d", err, pid)
 	}
 	kill()
 	// At once, with no pause: the next start must wait for the dying child.
-	c := startClickHouse(t, ClickHouseConfig{DataDir: dir})
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, _ := strconv.Atoi(port)
+	c := startClickHouse(t, ClickHouseConfig{DataDir: dir, Port: same})
 	eventually(t, 5*time.Second, "the child ends after its parent", func() bool { return !alive(pid) })
 	if n := scan[uint64](t, connect(t, c.Addr(), "default"), "SELECT count() FROM default.m"); n != 0 {
 		t.Errorf("rows: got %d, want 0", n)

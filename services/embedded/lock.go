@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInUse says that a living process holds a data directory. Match it with
+// InUseError says that a living process holds a data directory. Match it with
 // errors.As.
-type ErrInUse struct {
+type InUseError struct {
 	Dir string // the directory that was asked for
 	PID int    // its holder; 0 if that could not be read
 }
 
 // Error names the directory, the holder and the ways out.
-func (e ErrInUse) Error() string {
+func (e InUseError) Error() string {
 	by := "another process"
 	if e.PID > 0 {
 		by = "process " + strconv.Itoa(e.PID)
@@ -32,7 +32,7 @@ func (e ErrInUse) Error() string {
 type Lock struct{ f *os.File }
 
 // LockDir takes dir, which it makes if need be, for this process, and does not
-// wait: a directory that is taken is an ErrInUse. The kernel lets go of it when
+// wait: a directory that is taken is an InUseError. The kernel lets go of it when
 // the process ends, by kill -9 too, so nothing stale is ever left behind.
 func LockDir(dir string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -47,7 +47,7 @@ func LockDir(dir string) (*Lock, error) {
 	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer func() { _ = f.Close() }()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrInUse{Dir: dir, PID: pidIn(f)}
+			return nil, InUseError{Dir: dir, PID: pidIn(f)}
 		}
 		return nil, fmt.Errorf("lock data directory %s: %w; it must be on a file system with flock", dir, err)
 	}

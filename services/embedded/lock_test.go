@@ -15,9 +15,9 @@ func TestSecondHolderOfADirectoryIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = LockDir(dir)
-	var inUse ErrInUse
+	var inUse InUseError
 	if !errors.As(err, &inUse) || inUse.Dir != dir || inUse.PID != os.Getpid() {
-		t.Fatalf("second LockDir: got %v, want ErrInUse of %s by %d", err, dir, os.Getpid())
+		t.Fatalf("second LockDir: got %v, want InUseError of %s by %d", err, dir, os.Getpid())
 	}
 	if err := first.Release(); err != nil {
 		t.Fatal(err)

@@ -35,7 +35,7 @@ type progress struct {
 func startProgress(out io.Writer, what string, total int64, now func() int64) *progress {
 	p := &progress{out: out, what: what, total: total, now: now, began: time.Now(), quit: make(chan struct{})}
 	every := lineEvery
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if hasWidth(out) {
 		every = barEvery
 		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40))
 		p.bar = p.bars.AddBar(total,
@@ -57,6 +57,16 @@ func startProgress(out io.Writer, what string, total int64, now func() int64) *p
 		}
 	})
 	return p
+}
+
+// hasWidth says that out is a terminal a bar can be drawn on.
+func hasWidth(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0
 }
 
 func (p *progress) show() {
