@@ -191,7 +191,7 @@ func (c *ClickHouse) supervise(run context.Context) {
 			backoff = firstBackoff
 		}
 		c.setState(StateRestarting)
-		c.cfg.Log.Error("clickhouse ended, starting it again", "err", c.child.failure(), "pid", c.child.cmd.Process.Pid)
+		c.cfg.Log.ErrorContext(run, "clickhouse ended, starting it again", "err", c.child.failure(), "pid", c.child.cmd.Process.Pid)
 		for ok := false; !ok; backoff = min(2*backoff, lastBackoff) {
 			select {
 			case <-run.Done():
@@ -206,11 +206,11 @@ func (c *ClickHouse) supervise(run context.Context) {
 				c.restarts++
 				c.mu.Unlock()
 			case run.Err() == nil:
-				c.cfg.Log.Error("clickhouse did not start again", "err", err, "next_try_in", min(2*backoff, lastBackoff))
+				c.cfg.Log.ErrorContext(run, "clickhouse did not start again", "err", err, "next_try_in", min(2*backoff, lastBackoff))
 			}
 		}
 		c.setState(StateReady)
-		c.cfg.Log.Info("clickhouse serves again", "pid", c.child.cmd.Process.Pid)
+		c.cfg.Log.InfoContext(run, "clickhouse serves again", "pid", c.child.cmd.Process.Pid)
 	}
 }
 

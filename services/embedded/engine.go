@@ -113,7 +113,7 @@ func ensureCached(ctx context.Context, cfg EngineConfig, rel release) (string, e
 	case err == nil:
 		return path, nil
 	case !errors.Is(err, os.ErrNotExist):
-		cfg.Log.Warn("the cached ClickHouse engine is damaged, fetching it anew", "err", err)
+		cfg.Log.WarnContext(ctx, "the cached ClickHouse engine is damaged, fetching it anew", "err", err)
 	}
 	if rel.integrity == "" {
 		return "", fmt.Errorf("no checksum is recorded for %s, so it is not fetched; get it with `npm pack %s`, unpack it and set %s to its %s",

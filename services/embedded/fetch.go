@@ -167,14 +167,12 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // checkSpace refuses to begin what can not fit on dir's file system.
 func checkSpace(dir string, need int64) error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return nil // then writing will tell
-	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
+	err := unix.Statfs(dir, &fs)
+	if free := fs.Bavail * uint64(fs.Bsize); err == nil && free < uint64(need) {
 		return fmt.Errorf("the ClickHouse engine needs %d MB in %s, where %d MB are free; make room, or set XDG_CACHE_HOME to another place",
 			need/1e6, dir, free/1e6)
 	}
-	return nil
+	return nil // if the system does not say, writing will
 }
 
 func fileSize(path string) int64 {
