@@ -92,7 +92,7 @@ func StartClickHouse(ctx context.Context, cfg ClickHouseConfig) (*ClickHouse, er
 	if err != nil {
 		return nil, err
 	}
-	if _, err := writeConfig(dir, cfg.MemoryLimit, cfg.SpanLog); err != nil {
+	if err := writeConfig(dir, cfg.MemoryLimit, cfg.SpanLog); err != nil {
 		return nil, err
 	}
 	c := &ClickHouse{cfg: cfg, done: make(chan struct{}), state: StateStopped}

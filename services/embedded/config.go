@@ -94,18 +94,17 @@ type settings struct {
 	SpanLog                   bool
 }
 
-// writeConfig writes both files into dir and returns the path of the first.
-func writeConfig(dir string, memory int64, spanLog bool) (string, error) {
+// writeConfig writes config.xml and users.xml into dir; memory is in bytes.
+func writeConfig(dir string, memory int64, spanLog bool) error {
 	users := filepath.Join(dir, "users.xml")
 	s := settings{
 		LogFile: escape(filepath.Join(dir, "clickhouse.log")), UsersFile: escape(users),
 		MemoryLimit: memory, ReaderMemory: memory / 4, SpanLog: spanLog,
 	}
 	if err := render(users, usersXML, s); err != nil {
-		return "", err
+		return err
 	}
-	server := filepath.Join(dir, "config.xml")
-	return server, render(server, serverXML, s)
+	return render(filepath.Join(dir, "config.xml"), serverXML, s)
 }
 
 func render(path string, t *template.Template, s settings) error {
