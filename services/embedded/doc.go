@@ -14,5 +14,6 @@
 // cluster, and imports nothing from here.
 //
 // The package may import franz-go's kfake (no other package outside tests may)
-// and clickhouse-go. It runs on Linux with glibc and on macOS.
+// and clickhouse-go. It is tested on Linux with glibc. On macOS it compiles, and needs a
+// library that LibraryEnv names.
 package embedded
