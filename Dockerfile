@@ -7,7 +7,7 @@ COPY gen gen
 COPY services services
 ARG VERSION=unknown
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /out/earshot ./services/earshot
+    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.release=$VERSION" -o /out/earshot ./services/earshot
 
 # glibc, which the Kafka client needs; no shell, no package manager, uid 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot

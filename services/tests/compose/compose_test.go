@@ -14,16 +14,13 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/descriptorpb"
+	"github.com/google/go-cmp/cmp"
 	"gopkg.in/yaml.v3"
 
-	"github.com/earshot/earshot/gen"
+	"github.com/earshot/earshot/services/internal/kafka"
 )
 
-const root = "../.."
+const root = "../../.."
 
 // settings returns .env.example as it is after scripts/make-env.sh: every setting has a value.
 func settings(t *testing.T) map[string]string {
@@ -256,8 +253,7 @@ func TestPrometheusScrapesEveryService(t *testing.T) {
 	}
 }
 
-// TestKafkaUIKnowsTheRecords checks that every message it is to decode with exists among the event protos, which
-// may import nothing that the UI does not bring itself.
+// TestKafkaUIKnowsTheRecords compares what it decodes with the registry of topics.
 func TestKafkaUIKnowsTheRecords(t *testing.T) {
 	var cfg struct {
 		Kafka struct {
@@ -277,39 +273,29 @@ func TestKafkaUIKnowsTheRecords(t *testing.T) {
 	if !cluster.ReadOnly {
 		t.Error("the UI may write; want readOnly")
 	}
-
-	var set descriptorpb.FileDescriptorSet
-	if err := proto.Unmarshal(gen.Descriptors, &set); err != nil {
-		t.Fatal(err)
-	}
-	files, err := protodesc.NewFiles(&set)
-	if err != nil {
-		t.Fatal(err)
-	}
 	pattern := regexp.MustCompile("^(" + cluster.Serde[0].TopicValuesPattern + ")$")
-	byTopic := cluster.Serde[0].Properties.ByTopic
-	if len(byTopic) == 0 {
-		t.Fatal("no topic has a message")
-	}
-	for key, message := range byTopic {
-		topic := strings.Trim(key, "[]")
-		if strings.Contains(topic, ".") && topic == key {
-			t.Errorf("%s: write it in brackets, or the dots are taken for nesting", key)
+	got := cluster.Serde[0].Properties.ByTopic
+	want := map[string]string{}
+	for _, topic := range kafka.DefaultTopics().Sources() {
+		key := topic.Name
+		if strings.Contains(key, ".") {
+			key = "[" + key + "]" // or the dots are taken for nesting
 		}
-		if !pattern.MatchString(topic) {
-			t.Errorf("%s is not in topicValuesPattern", topic)
+		message := topic.Value().ProtoReflect().Descriptor()
+		want[key] = string(message.FullName())
+		if !pattern.MatchString(topic.Name) {
+			t.Errorf("%s is not in topicValuesPattern", topic.Name)
 		}
-		d, err := files.FindDescriptorByName(protoreflect.FullName(message))
-		if err != nil {
-			t.Errorf("%s: %s: %v", topic, message, err)
-			continue
-		}
-		for i := range d.ParentFile().Imports().Len() {
-			path := d.ParentFile().Imports().Get(i).Path()
+		imports := message.ParentFile().Imports()
+		for i := range imports.Len() {
+			path := imports.Get(i).Path()
 			if !strings.HasPrefix(path, "google/protobuf/") && !strings.HasPrefix(path, "earshot/event/v1/") {
-				t.Errorf("%s imports %s, which the UI does not have", d.ParentFile().Path(), path)
+				t.Errorf("%s imports %s, which the UI does not have", message.ParentFile().Path(), path)
 			}
 		}
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("protobufMessageNameByTopic (-got, +want):\n%s", diff)
 	}
 }
 

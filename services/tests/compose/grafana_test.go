@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// metrics are the names that dashboards may use: those of Earshot's own code, of gRPC and of the Go runtime.
+// metrics are the names that dashboards may use: those of Earshot's own code, of gRPC, of Go and of the process.
 var metrics = []string{
 	"up",
 	"earshot_ingest_messages_total",
@@ -18,7 +18,7 @@ var metrics = []string{
 	"earshot_dead_letters_total", "earshot_kafka_lag_records", "earshot_freshness_seconds",
 	"earshot_query_subscribers", "earshot_query_slow_subscribers_total",
 	"rpc_server_call_duration_seconds",
-	"go_memory_used_bytes", "go_memory_allocated_bytes_total", "go_goroutine_count",
+	"go_goroutines", "go_memstats_alloc_bytes_total", "process_resident_memory_bytes",
 }
 
 // tables are those that the schema promises to its readers.
@@ -139,7 +139,7 @@ func TestPanelsFitAndHaveTheirSource(t *testing.T) {
 func TestPanelsAskForWhatExists(t *testing.T) {
 	table := regexp.MustCompile(`message_db\.(\w+)`)
 	labels := regexp.MustCompile(`by \([^)]*\)|\{[^}]*\}`)
-	metric := regexp.MustCompile(`\b((earshot|rpc|go)_\w+|up)\b`)
+	metric := regexp.MustCompile(`\b((earshot|rpc|go|process)_\w+|up)\b`)
 	for file, d := range dashboards(t) {
 		for _, p := range d.Panels {
 			for _, target := range p.Targets {
