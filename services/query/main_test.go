@@ -1,0 +1,278 @@
+package query_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	apiv1 "github.com/earshot/earshot/gen/earshot/api/v1"
+	eventv1 "github.com/earshot/earshot/gen/earshot/event/v1"
+	"github.com/earshot/earshot/services/embedded"
+	"github.com/earshot/earshot/services/internal/kafka"
+	"github.com/earshot/earshot/services/internal/telemetry"
+	"github.com/earshot/earshot/services/query"
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func TestMain(m *testing.M) {
+	embedded.RunChildIfAsked()
+	code := m.Run()
+	stopEngine()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// soon is the longest that anything in these tests takes on a busy machine.
+const soon = 20 * time.Second
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(soon); !cond(); {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", soon, what)
+		}
+		time.Sleep(5 * time.Millisecond) // between looks, not for order
+	}
+}
+
+func testConfig() query.Config {
+	cfg := query.DefaultConfig()
+	cfg.Heartbeat = 200 * time.Millisecond
+	cfg.Refresh = 100 * time.Millisecond
+	return cfg
+}
+
+// server is a running service behind a gRPC server of its own.
+type server struct {
+	svc  *query.Service
+	addr string
+	stop func()
+}
+
+func serve(t *testing.T, cfg query.Config, kcfg kafka.Config) *server {
+	t.Helper()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	svc := query.New(cfg, kcfg, nil, telemetry.Nop())
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- svc.Run(ctx) }()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	svc.Register(g)
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(lis) }()
+	s := &server{svc: svc, addr: lis.Addr().String()}
+	stopped := false
+	s.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ran; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		g.Stop()
+		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Errorf("serve: %v", err)
+		}
+	}
+	t.Cleanup(s.stop)
+	eventually(t, "live streams ready", func() bool { return svc.ReadyLive() == nil })
+	return s
+}
+
+func dial(t *testing.T, s *server, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(s.addr, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func newProducer(t *testing.T, cfg kafka.Config) *kafka.Producer {
+	t.Helper()
+	p, err := kafka.NewProducer(cfg, telemetry.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+func record(t *testing.T, topic kafka.Topic, key string, value proto.Message) kafka.Record {
+	t.Helper()
+	b, err := proto.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kafka.Record{Topic: topic.Name, Partition: kafka.AnyPartition, Key: []byte(key), Value: b, Timestamp: time.Now()}
+}
+
+func produce(t *testing.T, p *kafka.Producer, recs ...kafka.Record) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if err := p.Produce(ctx, recs...); err != nil {
+		t.Fatalf("produce: %v", err)
+	}
+}
+
+// alert returns the n-th alert of a user.
+func alert(user string, n int) *eventv1.Alert {
+	return &eventv1.Alert{
+		AlertId: fmt.Sprintf("%s-%06d", user, n), UserId: user, State: eventv1.AlertState_ALERT_STATE_OPEN, Count: 8, Threshold: 8, SpanSeconds: 60,
+		TriggeredAt: timestamppb.New(time.UnixMilli(1_700_000_000_000 + int64(n))), ConversationIds: []string{"conv-" + user},
+	}
+}
+
+func produceAlerts(t *testing.T, p *kafka.Producer, cfg kafka.Config, users, from, to int) {
+	t.Helper()
+	var recs []kafka.Record
+	for n := from; n < to; n++ {
+		for u := range users {
+			user := fmt.Sprintf("user-%d", u)
+			recs = append(recs, record(t, cfg.Topics.Alerts, user, alert(user, n)))
+		}
+	}
+	produce(t, p, recs...)
+}
+
+// listener reads a stream of alerts.
+type listener struct {
+	t      *testing.T
+	stream grpc.ServerStreamingClient[apiv1.StreamAlertsResponse]
+	cancel context.CancelFunc
+	token  string // of the last frame
+	seen   map[string]int
+	last   map[string]string // newest alert id by user, to check the order
+	beats  int
+}
+
+// listen opens a stream and reads its first frame.
+func listen(t *testing.T, conn *grpc.ClientConn, req *apiv1.StreamAlertsRequest) *listener {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
+	t.Cleanup(cancel)
+	stream, err := apiv1.NewAlertServiceClient(conn).StreamAlerts(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{t: t, stream: stream, cancel: cancel, seen: map[string]int{}, last: map[string]string{}}
+	if f := l.next(); f.GetHeartbeat() == nil {
+		t.Fatalf("first frame is no heartbeat: %v", f)
+	}
+	return l
+}
+
+func (l *listener) recv() (*apiv1.StreamAlertsResponse, error) {
+	f, err := l.stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	if f.GetResumeToken() == "" {
+		return nil, errors.New("a frame without a resume token")
+	}
+	l.token = f.GetResumeToken()
+	if b := f.GetHeartbeat(); b != nil {
+		l.beats++
+		if b.GetResumeToken() != l.token {
+			return nil, errors.New("heartbeat and frame carry different tokens")
+		}
+	}
+	if a := f.GetAlert(); a != nil {
+		l.seen[a.GetAlertId()]++
+		if was := l.last[a.GetUserId()]; was >= a.GetAlertId() {
+			return nil, fmt.Errorf("alert %s after %s", a.GetAlertId(), was)
+		}
+		l.last[a.GetUserId()] = a.GetAlertId()
+	}
+	return f, nil
+}
+
+func (l *listener) next() *apiv1.StreamAlertsResponse {
+	l.t.Helper()
+	f, err := l.recv()
+	if err != nil {
+		l.t.Fatalf("stream: %v", err)
+	}
+	return f
+}
+
+// hear reads until n different alerts were heard.
+func (l *listener) hear(n int) {
+	l.t.Helper()
+	for len(l.seen) < n {
+		l.next()
+	}
+}
+
+// end reads until the stream ends.
+func (l *listener) end() error {
+	for {
+		if _, err := l.recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// refused opens a stream and returns the error it ends with at once.
+func refused(t *testing.T, conn *grpc.ClientConn, req *apiv1.StreamAlertsRequest) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	stream, err := apiv1.NewAlertServiceClient(conn).StreamAlerts(ctx, req)
+	if err != nil {
+		return err
+	}
+	_, err = stream.Recv()
+	return err
+}
+
+// wantError checks code and reason, and returns the ErrorInfo's metadata.
+func wantError(t *testing.T, err error, code codes.Code, reason string) map[string]string {
+	t.Helper()
+	st := status.Convert(err)
+	if st.Code() != code {
+		t.Fatalf("got %v, want code %v", err, code)
+	}
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			if info.GetReason() != reason {
+				t.Fatalf("got reason %s (%v), want %s", info.GetReason(), err, reason)
+			}
+			return info.GetMetadata()
+		}
+	}
+	t.Fatalf("no ErrorInfo in %v", err)
+	return nil
+}
+
+func stopEngine() {}
