@@ -67,7 +67,9 @@ type Log struct {
 	Key string
 	// Entries are sorted by ID, ties by Other. They are for reading only, and until the next call to the Memory: both Observe and Advance move them.
 	Entries []Entry
-	due     uint32 // when the Memory looks at it again; see Memory.due
+
+	due      uint32 // when the Memory looks at it again; see Memory.due
+	unsorted bool   // true when LogSecond may not grow along Entries
 }
 
 // Range returns the bounds of the entries with fromMs <= Millis < toMs: Entries[lo:hi].

@@ -13,7 +13,7 @@ type Seen struct {
 
 // Memory remembers messages by key until the clock is `keep` past their log time.
 //
-// It costs 40 bytes a message and, with one message a key, less than 160 bytes a key.
+// It costs 40 bytes a message and, with one message a key, about 180 bytes a key in all.
 type Memory struct {
 	keep    int64 // milliseconds
 	byOther bool  // whether Other belongs to a message's identity
@@ -52,6 +52,7 @@ func (m *Memory) Observe(key string, e Entry, logTime int64) Seen {
 	if found {
 		old := &log.Entries[i]
 		old.LogSecond = max(old.LogSecond, e.LogSecond)
+		log.unsorted = log.unsorted || !fits(log.Entries, i)
 		return Seen{Log: log, Index: i, LogTime: logTime}
 	}
 	m.schedule(log, e.LogSecond)
@@ -60,6 +61,7 @@ func (m *Memory) Observe(key string, e Entry, logTime int64) Seen {
 		copy(log.Entries[i+1:], log.Entries[i:])
 		log.Entries[i] = e
 	}
+	log.unsorted = log.unsorted || !fits(log.Entries, i)
 	m.entries++
 	return Seen{Log: log, Index: i, First: true, LogTime: logTime}
 }
@@ -130,40 +132,56 @@ func (m *Memory) sweep(second uint32) {
 	}
 }
 
-// forget drops the entries of one log that are before the horizon. What goes is most often a prefix, since acceptance follows creation in live traffic:
-// then the slice only moves on, and append frees the room when it next grows.
+// fits tells whether an entry's LogSecond lies between those beside it.
+func fits(all []Entry, i int) bool {
+	return (i == 0 || all[i-1].LogSecond <= all[i].LogSecond) && (i == len(all)-1 || all[i].LogSecond <= all[i+1].LogSecond)
+}
+
+// forget drops the entries of one log that are before the horizon. In live traffic acceptance follows creation: what goes is then a prefix, and the
+// slice only moves on (append frees the room when it next grows). Otherwise it looks at every entry.
 func (m *Memory) forget(log *Log) {
 	all := log.Entries
-	prefix := 0
-	for prefix < len(all) && all[prefix].LogSecond < m.horizon {
-		prefix++
+	gone := 0
+	for gone < len(all) && all[gone].LogSecond < m.horizon {
+		gone++
 	}
-	rest := all[prefix:]
-	kept, next := 0, never
-	for i := range rest {
-		if rest[i].LogSecond < m.horizon {
-			continue
-		}
-		if kept < i {
-			rest[kept] = rest[i]
-		}
-		kept++
-		next = min(next, rest[i].LogSecond)
+	clear(all[:gone]) // no Handle outlives its entry
+	log.Entries = all[gone:]
+	if log.unsorted {
+		m.filter(log)
 	}
-	clear(rest[kept:]) // no Handle outlives its entry
-	m.entries -= len(all) - kept
-	log.Entries = rest[:kept]
+	m.entries -= len(all) - len(log.Entries)
 	log.due = never
-	if kept == 0 {
+	if len(log.Entries) == 0 {
 		log.Entries = nil
 		delete(m.logs, log.Key)
 		return
 	}
-	clear(all[:prefix])
-	if kept*4 < cap(log.Entries) && kept+prefix >= 16 { // a burst is over: give its room back
+	if kept := len(log.Entries); kept*4 < cap(log.Entries) && cap(log.Entries) > 16 { // a burst is over: give its room back
 		log.Entries = append(make([]Entry, 0, kept+kept/4), log.Entries...)
 	}
+	next := log.Entries[0].LogSecond
+	if log.unsorted {
+		for i := range log.Entries {
+			next = min(next, log.Entries[i].LogSecond)
+		}
+	}
 	m.schedule(log, next)
+}
+
+// filter drops what is before the horizon wherever it is, and finds out whether log times are in order again.
+func (m *Memory) filter(log *Log) {
+	kept := log.Entries[:0]
+	log.unsorted = false
+	for _, e := range log.Entries {
+		if e.LogSecond < m.horizon {
+			continue
+		}
+		log.unsorted = log.unsorted || len(kept) > 0 && kept[len(kept)-1].LogSecond > e.LogSecond
+		kept = append(kept, e)
+	}
+	clear(log.Entries[len(kept):])
+	log.Entries = kept
 }
 
 // schedule makes a log due in a second, unless it is due before.
