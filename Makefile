@@ -50,6 +50,8 @@ gen: $(BUF) $(PLUGINS) ## Write gen/ from proto/ (Go, gateway, OpenAPI, descript
 lint: $(BUF) $(LINT) ## Check Go, protos, breaking changes and scripts
 	$(LINT) run
 	$(BUF) lint
+	$(BUF) format --diff --exit-code proto
+	go vet -C tools/validateproto .
 	@$(MAKE) --no-print-directory breaking
 	@for f in $(SCRIPTS); do echo "sh -n $$f"; sh -n "$$f"; done
 	bash -n .ci/run
