@@ -15,9 +15,8 @@ LINT    := $(TOOLS)/golangci-lint
 PLUGINS := $(addprefix $(TOOLS)/,protoc-gen-go protoc-gen-go-grpc protoc-gen-grpc-gateway protoc-gen-openapiv2)
 SCRIPTS := $(wildcard scripts/*.sh kafka/*.sh)
 
-# Packages that start processes or load the ClickHouse engine: the race detector sees little there,
-# and its memory layout does not go with the engine's.
-NO_RACE := /services/embedded$$|/tests/
+# These start the services as processes of their own: the race detector would see the test alone.
+NO_RACE := /services/tests/
 
 .PHONY: help
 help: ## Print this list
