@@ -21,16 +21,16 @@ var (
 
 // messageRecord returns m as it goes into the log: keyed by conversation, stamped with the moment of acceptance.
 func messageRecord(topic string, m *eventv1.Message, accepted time.Time) (kafka.Record, *apierror.Error) {
-	return record(topic, m, m.GetConversationId(), messageType, m.GetMessageId(), m.GetCreatedAt().AsTime(), accepted)
+	return event(topic, m, m.GetConversationId(), messageType, m.GetMessageId(), m.GetCreatedAt().AsTime(), accepted)
 }
 
 // viewRecord returns v as it goes into the log.
 func viewRecord(topic string, v *eventv1.MessageView, accepted time.Time) (kafka.Record, *apierror.Error) {
 	id := v.GetMessageId() + "/" + v.GetUserId() + "/" + v.GetStatus() // the same receipt, the same event
-	return record(topic, v, v.GetConversationId(), viewType, id, v.GetViewedAt().AsTime(), accepted)
+	return event(topic, v, v.GetConversationId(), viewType, id, v.GetViewedAt().AsTime(), accepted)
 }
 
-func record(topic string, m proto.Message, key string, kind kafka.Header, id string, at, accepted time.Time) (kafka.Record, *apierror.Error) {
+func event(topic string, m proto.Message, key string, kind kafka.Header, id string, at, accepted time.Time) (kafka.Record, *apierror.Error) {
 	value, err := proto.Marshal(m)
 	if err != nil { // only callers inside of the process get so far with text that is not UTF-8
 		return kafka.Record{}, apierror.Field("request", nil, "valid UTF-8", apierror.ReasonInvalidUTF8)
