@@ -12,11 +12,12 @@ import (
 // metrics are the names that dashboards may use: those of Earshot's own code, of gRPC, of Go and of the process.
 var metrics = []string{
 	"up",
-	"earshot_ingest_messages_total",
+	"earshot_ingest_messages_total", "earshot_ingest_bytes_total", "earshot_ingest_ack_duration_seconds",
 	"earshot_processor_records_total", "earshot_processor_watermark_seconds", "earshot_processor_late_total",
-	"earshot_sink_rows_total", "earshot_sink_insert_duration_seconds",
+	"earshot_processor_remembered", "earshot_processor_waiting", "earshot_processor_outstanding", "earshot_processor_rebuild_duration_seconds",
+	"earshot_sink_rows_total", "earshot_sink_insert_duration_seconds", "earshot_sink_delay_seconds", "earshot_sink_retries_total",
 	"earshot_dead_letters_total", "earshot_kafka_lag_records", "earshot_freshness_seconds",
-	"earshot_query_subscribers", "earshot_query_slow_subscribers_total",
+	"earshot_query_subscribers", "earshot_query_slow_subscribers_total", "earshot_query_duration_seconds",
 	"rpc_server_call_duration_seconds",
 	"go_goroutines", "go_memstats_alloc_bytes_total", "process_resident_memory_bytes",
 }
