@@ -44,7 +44,9 @@ func (b *simBroker) append(r kafka.Record) {
 	parts[r.Partition] = append(parts[r.Partition], r)
 }
 
-func (b *simBroker) log(tp kafka.TopicPartition) []kafka.Record { return b.topics[tp.Topic][tp.Partition] }
+func (b *simBroker) log(tp kafka.TopicPartition) []kafka.Record {
+	return b.topics[tp.Topic][tp.Partition]
+}
 
 // simHost is one process.
 type simHost struct {
@@ -110,7 +112,9 @@ func (w *world) newHost() *simHost {
 	return h
 }
 
-func (w *world) read() []kafka.Topic { return []kafka.Topic{w.reg.Messages, w.reg.SenderEvents, w.reg.TermTotals} }
+func (w *world) read() []kafka.Topic {
+	return []kafka.Topic{w.reg.Messages, w.reg.SenderEvents, w.reg.TermTotals}
+}
 
 // rebalance deals all partitions anew. Of a host for which clean is true they are given up as they should be, of another they are just taken away.
 func (w *world) rebalance(clean func(*simHost) bool) {
