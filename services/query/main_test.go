@@ -7,12 +7,17 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	apiv1 "github.com/earshot/earshot/gen/earshot/api/v1"
 	eventv1 "github.com/earshot/earshot/gen/earshot/event/v1"
 	"github.com/earshot/earshot/services/embedded"
+	"github.com/earshot/earshot/services/internal/clickhouse"
 	"github.com/earshot/earshot/services/internal/kafka"
 	"github.com/earshot/earshot/services/internal/telemetry"
 	"github.com/earshot/earshot/services/query"
@@ -275,4 +280,81 @@ func wantError(t *testing.T, err error, code codes.Code, reason string) map[stri
 	return nil
 }
 
-func stopEngine() {}
+// engine is one ClickHouse for the package's tests, started by the first that needs it.
+var engine struct {
+	sync.Mutex
+	*embedded.ClickHouse
+	dir string
+}
+
+// database returns a connection to a ClickHouse that holds the sink's schema.
+func database(t *testing.T) driver.Conn {
+	t.Helper()
+	engine.Lock()
+	defer engine.Unlock()
+	if engine.ClickHouse == nil {
+		startEngine(t)
+	}
+	return connect(t, engine.Addr())
+}
+
+func connect(t *testing.T, addr string) driver.Conn {
+	t.Helper()
+	cfg := clickhouse.DefaultConfig()
+	cfg.URL = addr
+	conn, err := clickhouse.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func startEngine(t *testing.T) {
+	library, err := embedded.EnsureEngine(t.Context(), embedded.EngineConfig{Progress: os.Stderr})
+	if err != nil {
+		if _, missing := exec.LookPath("npm"); missing != nil && os.Getenv("CI") != "true" {
+			t.Skipf("NOT TESTED: the ClickHouse engine can not be fetched: %v", err)
+		}
+		t.Fatal(err)
+	}
+	if engine.dir, err = os.MkdirTemp("", "earshot-query-"); err != nil {
+		t.Fatal(err)
+	}
+	if engine.ClickHouse, err = embedded.StartClickHouse(t.Context(), embedded.ClickHouseConfig{Library: library, DataDir: engine.dir}); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, engine.Addr())
+	run(t, conn, "CREATE DATABASE IF NOT EXISTS message_db")
+	files, err := filepath.Glob("../sink/schema/*.sql") // in the order of their numbers
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no schema files: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, conn, string(text))
+	}
+}
+
+func stopEngine() {
+	if engine.ClickHouse != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		defer cancel()
+		if err := engine.Stop(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if engine.dir != "" {
+		_ = os.RemoveAll(engine.dir)
+	}
+}
+
+func run(t *testing.T, conn driver.Conn, sql string) {
+	t.Helper()
+	if err := conn.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%v in\n%s", err, sql)
+	}
+}

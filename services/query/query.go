@@ -37,7 +37,6 @@ type Config struct {
 	QueryTimeout time.Duration `yaml:"query_timeout"`  // longest a history query may run; 10ms to 60s
 	QueryMemory  int64         `yaml:"query_memory"`   // bytes a history query may use in ClickHouse; at least 16 MiB
 	QueryRows    int64         `yaml:"query_max_rows"` // rows a history query may read in ClickHouse; at least 1,000
-	Database     string        `yaml:"database"`       // the ClickHouse database of the views
 }
 
 // DefaultConfig returns the settings for a laptop or a small pod.
@@ -52,7 +51,6 @@ func DefaultConfig() Config {
 		QueryTimeout: 8 * time.Second, // within the 10 s of a unary call
 		QueryMemory:  1 << 30,
 		QueryRows:    500_000_000,
-		Database:     "message_db",
 	}
 }
 
@@ -78,9 +76,6 @@ func (c Config) Validate() error {
 	within("query_timeout", c.QueryTimeout, 10*time.Millisecond, time.Minute)
 	atLeast("query_memory", c.QueryMemory, 16<<20)
 	atLeast("query_max_rows", c.QueryRows, 1000)
-	if !plainName.MatchString(c.Database) {
-		errs = append(errs, fmt.Errorf("query.database: got %q, want letters, digits and underscores", c.Database))
-	}
 	return errors.Join(errs...)
 }
 

@@ -78,8 +78,14 @@ func (f *feed[T]) serve(ctx context.Context, want subscription[T]) error {
 	defer f.metric.closed(context.WithoutCancel(ctx))
 
 	done := make(chan error, 1)
+	panicked := make(chan any, 1)
 	go func() {
 		defer f.serving.Done()
+		defer func() {
+			if v := recover(); v != nil {
+				panicked <- v
+			}
+		}()
 		s := sender[T]{feed: f, sub: sub, want: want, own: tokenOwn(want.filter)}
 		done <- s.run(ctx)
 	}()
@@ -89,6 +95,8 @@ func (f *feed[T]) serve(ctx context.Context, want subscription[T]) error {
 		select {
 		case err := <-done:
 			return err
+		case v := <-panicked:
+			panic(v) // where the server's interceptors can catch it
 		case c := <-sub.ended:
 			return f.ending(ctx, sub, c, want.filter)
 		case now := <-watchdog.C:
