@@ -12,6 +12,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -35,6 +38,7 @@ type rig struct {
 	service *Service
 	admin   *kafka.Admin
 	log     *lockedBuffer
+	metrics *sdkmetric.ManualReader
 	stop    func() error // drains the server
 }
 
@@ -76,6 +80,8 @@ func start(t *testing.T, change func(*settings)) *rig {
 	tel := telemetry.Nop()
 	log := &lockedBuffer{}
 	tel.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	reader := sdkmetric.NewManualReader()
+	tel.Meter = sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("test")
 	producer, err := kafka.NewProducer(set.kafka, tel)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +120,7 @@ func start(t *testing.T, change func(*settings)) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	r := &rig{apiv1.NewMessageServiceClient(conn), t, conn, set.kafka, cluster, s, admin, log, stop}
+	r := &rig{apiv1.NewMessageServiceClient(conn), t, conn, set.kafka, cluster, s, admin, log, reader, stop}
 	r.until("ready", func() bool { return s.Ready(t.Context()) == nil })
 	return r
 }
@@ -191,3 +197,26 @@ func message(content string) *apiv1.SendMessageRequest {
 
 // logged says whether content reached the log.
 func (r *rig) logged(content string) bool { return strings.Contains(r.log.String(), content) }
+
+// counted returns the sum of a counter over all series that have attribute key=value.
+func (r *rig) counted(name, key, value string) (n int64) {
+	r.t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := r.metrics.Collect(r.t.Context(), &all); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			sum, ok := m.Data.(metricdata.Sum[int64])
+			if !ok || m.Name != name {
+				continue
+			}
+			for _, p := range sum.DataPoints {
+				if v, ok := p.Attributes.Value(attribute.Key(key)); ok && v.AsString() == value {
+					n += p.Value
+				}
+			}
+		}
+	}
+	return n
+}
