@@ -45,13 +45,18 @@ gen: $(BUF) $(PLUGINS) ## Write gen/ from proto/ (Go, gateway, OpenAPI, descript
 	cp -R bin/gen/gen/. gen/
 	find gen -type d -empty -delete
 
-.PHONY: lint
-lint: $(BUF) $(LINT) ## Check Go, protos, breaking changes and scripts
+.PHONY: lint lint-go lint-protos lint-scripts
+lint: lint-scripts lint-protos breaking lint-go ## Check Go, protos, breaking changes and scripts
+
+lint-go: $(LINT)
 	$(LINT) run
+	go vet -C tools/validateproto .
+
+lint-protos: $(BUF)
 	$(BUF) lint
 	$(BUF) format --diff --exit-code proto
-	go vet -C tools/validateproto .
-	@$(MAKE) --no-print-directory breaking
+
+lint-scripts:
 	@for f in $(SCRIPTS); do echo "sh -n $$f"; sh -n "$$f"; done
 	bash -n .ci/run
 
