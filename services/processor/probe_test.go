@@ -57,8 +57,8 @@ func TestEachMessageReachesItsProcessors(t *testing.T) {
 			bySender:       []SenderFactory{{"probe", func(p int32) BySender { return probe{p} }}},
 		})
 		w.cfg.BatchEvents = 1 + rnd.IntN(20)
-		all := traffic(rnd, w.clock, 300)
-		w.run(all, 1+int(seed%7)*3)
+		all := traffic(rnd, w.clock, 300, 1500)
+		w.run(all, int(seed%7)*10)
 
 		want := map[string]bool{}
 		for _, s := range kept(all) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -315,15 +317,20 @@ func (w *world) orphans() []kafka.TopicPartition {
 	return tps
 }
 
-// run sends msgs, each at its own time, while hosts do as chance has it; then it lets everything settle.
-func (w *world) run(msgs []sim, trouble int) {
+// run sends msgs, each at its own time, while hosts do as chance has it, with about so many troubles; then it lets everything settle.
+func (w *world) run(msgs []sim, troubles int) {
+	trouble := 0 // one step in so many has some
+	if troubles > 0 {
+		trouble = 1 + len(msgs)/troubles
+	}
 	for i := 0; i < len(msgs); {
 		for n := w.rnd.IntN(30); n > 0 && i < len(msgs) && msgs[i].accepted <= w.clock; n-- {
 			w.send(msgs[i])
 			i++
 		}
 		if i < len(msgs) && msgs[i].accepted > w.clock {
-			w.clock += min(int64(1+w.rnd.IntN(400)), msgs[i].accepted-w.clock)
+			gap := msgs[i].accepted - w.clock
+			w.clock += min(1+w.rnd.Int64N(max(4_000, gap/20)), gap) // long silences pass faster
 		}
 		w.step(trouble)
 	}
@@ -420,14 +427,14 @@ func message(createdAt int64, n int, conversation, sender, content string, backf
 }
 
 // traffic is random chat: bursts of a few users in a few conversations, some of it late, some of it old and replayed, some of it sent twice.
-func traffic(rnd *rand.Rand, start int64, n int) []sim {
+func traffic(rnd *rand.Rand, start int64, n, pace int) []sim {
 	words := []string{"hello there", "good release today", "release broken again", "deploy finished", "the release looks great"}
 	var all []sim
 	clock := start
 	old := start - 200*24*3600*1000
 	for i := range n {
-		clock += int64(rnd.IntN(1500))
-		old += int64(rnd.IntN(6000))
+		clock += int64(rnd.IntN(pace))
+		old += int64(rnd.IntN(4 * pace))
 		sender, conversation := fmt.Sprint("user-", rnd.IntN(5)), fmt.Sprint("conv-", rnd.IntN(9))
 		content := words[rnd.IntN(len(words))]
 		s := sim{accepted: clock}
@@ -464,8 +471,11 @@ func kept(all []sim) []sim {
 	return out
 }
 
-// seeds runs f for a few seeds, as subtests.
+// seeds runs f for n seeds, as subtests; EARSHOT_SIM_SEEDS sets another number, for a night.
 func seeds(t *testing.T, n int, f func(t *testing.T, seed uint64)) {
+	if more, err := strconv.Atoi(os.Getenv("EARSHOT_SIM_SEEDS")); err == nil {
+		n = more
+	}
 	for seed := range uint64(n) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { f(t, seed) })
 	}
