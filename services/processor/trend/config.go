@@ -11,6 +11,7 @@ const (
 	grace     = 60 * time.Second // beyond the window, in which a straggler still corrects it
 	every     = 5 * time.Second  // between two totals of a Counter, and between two provisional rankings of a window
 	heartbeat = time.Second      // longest silence of a Counter
+	sweep     = 10 * time.Second // between two looks at what can be forgotten
 	baselines = 15               // windows before a window that tell what is usual
 
 	maxSenders = 64  // counted exactly; 64 says 64 or more
@@ -62,6 +63,10 @@ func (c Config) Validate() error {
 // Keep returns how long after the log time of the last record that touched it a pane can still be corrected. A memory of messages that is handed to a
 // Counter must keep them at least as long.
 func (c Config) Keep() time.Duration { return c.Window + grace }
+
+// remembered is how long a pane is, in milliseconds: Keep, and 2 s because a memory of messages forgets in whole seconds. A pane must not be forgotten
+// while a message in it would still be known as a copy.
+func remembered(c Config) int64 { return (c.Keep() + 2*time.Second).Milliseconds() }
 
 // Baseline returns how much of the past a window is measured against.
 func (c Config) Baseline() time.Duration { return baselines * c.Window }
