@@ -173,7 +173,9 @@ func timestamp(ms int64) *timestamppb.Timestamp {
 }
 
 // stamp writes a time as errors and record headers show it, cut to milliseconds.
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+func stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
+
+const stampLayout = "2006-01-02T15:04:05.000Z07:00"
 
 func badMessageID(id string) *apierror.Error {
 	return apierror.Field("message_id", id, `"msg-" and a UUIDv7 in lower case`, apierror.ReasonFieldInvalid)

@@ -71,6 +71,9 @@ func TestOutcomeUnknown(t *testing.T) {
 		t.Errorf("stream: %v, %v", res, err)
 	}
 	_ = stream.CloseSend()
+	if n := r.counted("earshot.ingest.messages", "reason", "OUTCOME_UNKNOWN"); n != 3 {
+		t.Errorf("counted %d unknown outcomes, want 3", n)
+	}
 	release()
 
 	// The retry is the same message.

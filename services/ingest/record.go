@@ -38,7 +38,7 @@ func event(topic string, m proto.Message, key string, kind kafka.Header, id stri
 	headers := make([]kafka.Header, 0, 8) // two more for the trace
 	headers = append(headers, contentType, specVersion, source, kind,
 		kafka.Header{Key: "ce_id", Value: []byte(id)},
-		kafka.Header{Key: "ce_time", Value: []byte(stamp(at))})
+		kafka.Header{Key: "ce_time", Value: at.UTC().AppendFormat(make([]byte, 0, len(stampLayout)), stampLayout)})
 	return kafka.Record{
 		Topic:     topic,
 		Partition: kafka.AnyPartition,

@@ -35,7 +35,7 @@ type Error struct {
 // Violation is one field at fault.
 type Violation struct {
 	Field   string // path in snake_case, such as messages[3].sender_id
-	Seen    any    // the value: text is quoted and cut to 64 characters, whole numbers are grouped by thousands; nil to leave it out
+	Seen    any    // the value: text is quoted and cut to 64 characters; nil to leave it out
 	Allowed string // what it must be, in words that follow "must be"
 	Reason  Reason
 }

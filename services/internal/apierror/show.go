@@ -25,6 +25,8 @@ func show(v any) string {
 		return group(int64(v))
 	case time.Time:
 		return v.UTC().Format(time.RFC3339Nano)
+	case bool:
+		return strconv.FormatBool(v)
 	case literal:
 		return string(v)
 	default:

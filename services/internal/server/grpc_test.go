@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -304,7 +306,7 @@ func TestCallDeadline(t *testing.T) {
 func TestSizes(t *testing.T) {
 	r := start(t, &service{}, nil)
 	client := apiv1.NewMessageServiceClient(r.conn)
-	big := &apiv1.SendMessageRequest{SenderId: "a", ReceiverId: "b", Content: strings.Repeat("x", 40<<20)}
+	big := &apiv1.SendMessageRequest{SenderId: "a", ReceiverId: "b", Content: strings.Repeat("x", 8<<20)}
 	for name, opts := range map[string][]grpc.CallOption{"plain": nil, "gzip bomb": {grpc.UseCompressor(gzip.Name)}} {
 		if _, err := client.SendMessage(t.Context(), big, opts...); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("%s: got %v", name, err)
@@ -481,6 +483,44 @@ func TestConnectionCaps(t *testing.T) {
 	}
 	if !strings.Contains(r.log.String(), "over the cap") {
 		t.Error("not logged")
+	}
+}
+
+func TestSilentConnectionIsClosed(t *testing.T) {
+	r := start(t, &service{}, func(c *Config) { c.HandshakeWait = 200 * time.Millisecond })
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.Copy(io.Discard, c); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("still open after 5s")
+	}
+}
+
+func TestInterceptorsInProcess(t *testing.T) {
+	in := Unary(telemetry.Nop())
+	info := &grpc.UnaryServerInfo{FullMethod: apiv1.MessageService_SendMessage_FullMethodName}
+	call := func(req any, handler grpc.UnaryHandler) error {
+		_, err := in(t.Context(), req, info, handler)
+		return err
+	}
+	fine := func(context.Context, any) (any, error) { return nil, nil }
+	if err := call(message(), fine); err != nil {
+		t.Error(err)
+	}
+	if err := call(&apiv1.SendMessageRequest{}, fine); apierror.ReasonOf(err) != apierror.ReasonFieldRequired {
+		t.Errorf("got %v", err)
+	}
+	if err := call(message(), func(context.Context, any) (any, error) { panic("x") }); status.Code(err) != codes.Internal {
+		t.Errorf("got %v", err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := in(canceled, message(), info, func(ctx context.Context, _ any) (any, error) { return nil, ctx.Err() })
+	if status.Code(err) != codes.Canceled {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -93,6 +94,7 @@ func NewHTTP(cfg HTTPConfig, h http.Handler, tel telemetry.T) *HTTP {
 		IdleTimeout:       cfg.IdleWait,
 		MaxHeaderBytes:    cfg.MaxHeaderBytes - netHTTPSlack,
 		Protocols:         protocols,
+		ErrorLog:          slog.NewLogLogger(tel.Log.Handler(), slog.LevelDebug), // what clients do wrong
 	}
 	return s
 }
