@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"container/heap"
 	"hash/fnv"
-	"math"
 	"slices"
 	"sort"
 	"time"
@@ -34,6 +33,7 @@ type Detector struct {
 	span  int64
 	users map[string]*user // those with known episodes
 	queue queue            // all episodes
+	dirty []*episode       // those with windows to count, and some that have none any more
 	clock int64            // the watermark; 0 until it is known
 }
 
@@ -45,8 +45,8 @@ func New(cfg Config) *Detector {
 // Observe takes in a new message and emits at once what is new about who: alerts that open, and alerts retracted in their favour.
 //
 // Only windows that end in [t, t+Span) hold the message. Of the events there, none can begin to cross but the Threshold from the message on: one
-// farther on has crossed without it. So a message that leaves its sender quiet costs a few comparisons; windows of a known episode are counted later, all
-// at once, when there is something to announce.
+// farther on has crossed without it. So a message that leaves its sender quiet costs a few comparisons; windows of a known episode are counted all at
+// once by the next Advance.
 func (d *Detector) Observe(at recent.Seen, emit recent.Emit) {
 	if !at.First {
 		return
@@ -95,7 +95,14 @@ func (d *Detector) cross(at recent.Seen, first, last int, emit recent.Emit) {
 	e := u.episodes[pos]
 	e.end = max(e.end, end)
 	e.changedAt = max(e.changedAt, at.LogTime)
+	if !e.dirty() {
+		d.dirty = append(d.dirty, e)
+	}
 	e.soil(t, t+d.span-1)
+	e.pending = true
+	if e.repeats <= d.clock { // it was resolved
+		e.repeats = d.nextRepeat(e)
+	}
 	losers := d.join(u, pos)
 	if !found || len(losers) > 0 {
 		e.refresh(d.span)
@@ -104,9 +111,9 @@ func (d *Detector) cross(at recent.Seen, first, last int, emit recent.Emit) {
 	for _, l := range losers {
 		d.retract(l, e)
 		d.announce(l, retracted, emit)
-		d.schedule(l)
+		d.schedule(l, d.clock+1)
 	}
-	d.schedule(e)
+	d.schedule(e, d.clock+1)
 }
 
 func (d *Detector) add(name string) *user {
@@ -181,12 +188,20 @@ func (d *Detector) nextRepeat(e *episode) int64 {
 }
 
 // Advance emits what the watermark makes due: growth, settled episodes and repeats. It costs nothing when nothing is due. Messages must not be forgotten
-// for this watermark before.
+// for this watermark before it.
 func (d *Detector) Advance(watermark int64, emit recent.Emit) {
 	if watermark <= d.clock {
 		return
 	}
 	d.clock = watermark
+	for i, e := range d.dirty { // before a message can be forgotten
+		if e.dirty() {
+			e.refresh(d.span)
+			d.schedule(e, watermark)
+		}
+		d.dirty[i] = nil
+	}
+	d.dirty = d.dirty[:0]
 	for len(d.queue) > 0 && d.queue[0].due <= watermark {
 		e := d.queue[0]
 		switch {
@@ -199,24 +214,25 @@ func (d *Detector) Advance(watermark int64, emit recent.Emit) {
 			d.forget(e)
 			continue
 		}
-		d.schedule(e)
+		d.schedule(e, watermark+1)
 	}
 }
 
 // act announces what has become of an episode. A state never goes back: growth of a confirmed or resolved episode is announced in that state, once it
-// is settled again or, so that a restart finds the episode's end, once per span.
+// is settled again or, so that a restart finds the episode's end, once per span; a larger count sooner.
 func (d *Detector) act(e *episode, emit recent.Emit) {
-	e.refresh(d.span)
-	if d.clock >= d.settles(e) && e.said.state <= confirmed && (e.said.state == open || e.news()) {
+	if d.clock >= d.settles(e) && (e.said.state == open || e.said.state == confirmed && e.pending) {
+		e.pending = false
 		d.announce(e, confirmed, emit)
 	}
-	if d.clock >= d.resolves(e) && (e.said.state < resolved || e.news()) {
+	if d.clock >= d.resolves(e) && (e.said.state == confirmed || e.pending) {
+		e.pending = false
 		d.announce(e, resolved, emit)
 	}
-	if e.said.state == open && e.news() && d.clock >= e.said.at+pace.Milliseconds() {
-		d.announce(e, open, emit)
+	if e.urgent() && d.clock >= e.said.at+pace.Milliseconds() {
+		d.announce(e, e.said.state, emit)
 	}
-	if d.clock >= e.repeats && (e.said.state < resolved || e.news()) {
+	if d.clock >= e.repeats && (e.said.state < resolved || e.pending) {
 		d.announce(e, e.said.state, emit)
 	}
 }
@@ -244,7 +260,7 @@ func (d *Detector) forgettable(e *episode) bool {
 	if d.clock < d.expires(e) || e.said.state < resolved {
 		return false
 	}
-	return e.retracted() || !e.news() && !e.remembered(d.span)
+	return e.retracted() || !e.pending && !e.remembered(d.span)
 }
 
 func (d *Detector) forget(e *episode) {
@@ -261,9 +277,9 @@ func (d *Detector) forget(e *episode) {
 	}
 }
 
-// schedule puts an episode where the queue will find it.
-func (d *Detector) schedule(e *episode) {
-	if due := max(d.next(e), d.clock+1); due != e.due {
+// schedule puts an episode where the queue will find it, not before a clock.
+func (d *Detector) schedule(e *episode, earliest int64) {
+	if due := max(d.next(e), earliest); due != e.due {
 		e.due = due
 		heap.Fix(&d.queue, e.index)
 	}
@@ -271,27 +287,19 @@ func (d *Detector) schedule(e *episode) {
 
 // next is the clock at which there may be something to do.
 func (d *Detector) next(e *episode) int64 {
-	due := int64(math.MaxInt64)
-	news := e.news()
-	if e.said.state < resolved || news {
-		due = min(e.repeats, d.resolves(e))
-	}
-	switch e.said.state {
-	case retracted:
+	var due int64
+	switch {
+	case e.retracted():
 		return min(e.repeats, d.expires(e))
-	case open:
-		due = min(due, d.settles(e))
-		if news {
-			due = min(due, e.said.at+pace.Milliseconds())
-		}
-	case confirmed:
-		if news {
-			due = min(due, d.settles(e))
-		}
-	default:
-		if !news { // look once a second whether a message nearby is still remembered
-			due = max(d.expires(e), d.clock+time.Second.Milliseconds())
-		}
+	case e.said.state == open || e.said.state == confirmed && e.pending:
+		due = min(e.repeats, d.settles(e))
+	case e.said.state == confirmed || e.pending:
+		due = min(e.repeats, d.resolves(e))
+	default: // look once a second whether a message nearby is still remembered
+		return max(d.expires(e), d.clock+time.Second.Milliseconds())
+	}
+	if e.urgent() {
+		due = min(due, e.said.at+pace.Milliseconds())
 	}
 	return due
 }

@@ -27,7 +27,11 @@ func drawMessages(t *rapid.T, cfg anomaly.Config) []message {
 		at += rapid.SampledFrom([]int64{0, 1, span / 2, span - 1, span, span + 1, 2 * span, 3 * span}).Draw(t, "distance")
 		gap := rapid.SampledFrom(gaps).Draw(t, "gap")
 		user := fmt.Sprintf("user-%d", rapid.IntRange(0, 1).Draw(t, "user"))
-		for k := range rapid.IntRange(1, int(n)+2).Draw(t, "messages") {
+		count := rapid.IntRange(1, int(n)+2).Draw(t, "messages")
+		if gap < span/n && rapid.IntRange(0, 9).Draw(t, "long") == 0 {
+			gap, count = span/n, 8*int(n) // an episode far longer than any memory
+		}
+		for k := range count {
 			c := fmt.Sprintf("conv-%d", rapid.IntRange(0, 3).Draw(t, "conversation"))
 			out = append(out, message{user, c, ident.Hashed(time.UnixMilli(at), user, fmt.Sprint(b, k))})
 			at += gap
@@ -36,13 +40,14 @@ func drawMessages(t *rapid.T, cfg anomaly.Config) []message {
 	return out
 }
 
-// drawArrivals keeps the promise: a replay is accepted within a minute, however shuffled; life is accepted at most 60 s late.
+// drawArrivals keeps the promise: a replay is accepted within a minute, however shuffled; life is accepted at most 60 s late, less
+// the second or two in which a crash can take a count along that is about to be announced.
 func drawArrivals(t *rapid.T, rnd *rand.Rand, messages []message) []arrival {
 	var out []arrival
 	if rapid.Bool().Draw(t, "live") {
 		for _, m := range messages {
 			for range 1 + rnd.IntN(5)/4 { // now and then a copy
-				out = append(out, arrival{m, m.id.Millis() + rnd.Int64N(60_001)})
+				out = append(out, arrival{m, m.id.Millis() + rnd.Int64N(58_000)})
 			}
 		}
 	} else {
@@ -82,6 +87,9 @@ func TestDetectorEqualsReference(t *testing.T) {
 		w := &world{cfg: cfg, rnd: rnd, crashes: rapid.Bool().Draw(t, "crashes")}
 		w.log = rekey(rnd, drawArrivals(t, rnd, messages), rapid.IntRange(1, 4).Draw(t, "partitions"))
 		topic := w.run()
+		if err := checkWire(topic, w.crashes || w.pauses()); err != nil {
+			t.Fatalf("%v\n%s", err, wire(topic))
+		}
 		tab := table{}
 		for _, s := range topic {
 			tab.add(s.Alert)

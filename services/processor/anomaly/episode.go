@@ -39,7 +39,10 @@ type episode struct {
 	// is never earlier: settling too late repeats an announcement, settling too early swallows one.
 	changedAt int64
 
-	said    announcement
+	said announcement
+	// pending: a message changed the episode since it was last announced as settled. What is announced in between does not clear it: in a rebuild, whose
+	// batches differ, such an announcement may hold more than the one that was heard.
+	pending bool
 	repeats int64 // clock at which it is announced again even if nothing changed
 
 	due   int64 // clock at which the detector looks at it again
@@ -67,8 +70,14 @@ func (e *episode) retracted() bool { return e.said.state == eventv1.AlertState_A
 // dirty tells whether windows have to be counted.
 func (e *episode) dirty() bool { return e.dirtyFrom <= e.dirtyTo }
 
-// news tells whether the numbers differ, or may differ, from what was said.
-func (e *episode) news() bool { return e.dirty() || e.count != e.said.count || e.end != e.said.end }
+// news tells whether the numbers differ from what was last said.
+func (e *episode) news() bool { return e.count != e.said.count || e.end != e.said.end }
+
+// urgent tells whether news should not wait until they are settled. A larger count never should: the messages behind it may soon be forgotten, and after
+// a restart nobody could count them again.
+func (e *episode) urgent() bool {
+	return e.count > e.said.count || e.said.state == eventv1.AlertState_ALERT_STATE_OPEN && e.news()
+}
 
 // soil marks windows that end in [from, to] for counting.
 func (e *episode) soil(from, to int64) {
@@ -112,6 +121,7 @@ func (e *episode) remembered(span int64) bool {
 func (e *episode) absorb(loser *episode) {
 	e.end, e.count = max(e.end, loser.end), max(e.count, loser.count)
 	e.changedAt = max(e.changedAt, loser.changedAt)
+	e.pending = true
 	e.soil(loser.dirtyFrom, loser.dirtyTo)
 }
 

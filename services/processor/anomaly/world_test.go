@@ -175,8 +175,18 @@ func (w *world) restore(from int64) {
 	}
 }
 
-// checkWire says what is wrong with the announcements themselves.
-func checkWire(topic []said, restarts bool) error {
+// pauses tells whether log time once stood still for long enough to forget alerts, whose states and revisions then begin again.
+func (w *world) pauses() bool {
+	for i := 1; i < len(w.log); i++ {
+		if w.log[i].wall-w.log[i-1].wall > w.cfg.Span.Milliseconds() {
+			return true
+		}
+	}
+	return false
+}
+
+// checkWire says what is wrong with the announcements themselves. One that forgets may begin again.
+func checkWire(topic []said, forgets bool) error {
 	type last struct {
 		state    eventv1.AlertState
 		revision uint32
@@ -184,7 +194,7 @@ func checkWire(topic []said, restarts bool) error {
 	seen := map[string]last{}
 	for i, s := range topic {
 		before, known := seen[s.GetAlertId()]
-		if known && !restarts && (s.GetState() < before.state || s.GetRevision() < before.revision) {
+		if known && !forgets && (s.GetState() < before.state || s.GetRevision() < before.revision) {
 			return fmt.Errorf("announcement %d: %s goes back from %v to %v, revision %d to %d", i, s.GetAlertId(), before.state, s.GetState(), before.revision, s.GetRevision())
 		}
 		seen[s.GetAlertId()] = last{s.GetState(), s.GetRevision()}
