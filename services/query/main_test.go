@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 // soon is the longest that anything in these tests takes on a busy machine.
 const soon = 20 * time.Second
 
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(soon); !cond(); {
 		if time.Now().After(end) {
@@ -71,12 +71,16 @@ type server struct {
 	stop func()
 }
 
-func serve(t *testing.T, cfg query.Config, kcfg kafka.Config) *server {
+func serve(t testing.TB, cfg query.Config, kcfg kafka.Config) *server {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	svc := query.New(cfg, kcfg, nil, telemetry.Nop())
+	return serveWith(t, query.New(cfg, kcfg, nil, telemetry.Nop()))
+}
+
+func serveWith(t testing.TB, svc *query.Service) *server {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- svc.Run(ctx) }()
@@ -109,7 +113,7 @@ func serve(t *testing.T, cfg query.Config, kcfg kafka.Config) *server {
 	return s
 }
 
-func dial(t *testing.T, s *server, opts ...grpc.DialOption) *grpc.ClientConn {
+func dial(t testing.TB, s *server, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(s.addr, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
@@ -119,7 +123,7 @@ func dial(t *testing.T, s *server, opts ...grpc.DialOption) *grpc.ClientConn {
 	return conn
 }
 
-func newProducer(t *testing.T, cfg kafka.Config) *kafka.Producer {
+func newProducer(t testing.TB, cfg kafka.Config) *kafka.Producer {
 	t.Helper()
 	p, err := kafka.NewProducer(cfg, telemetry.Nop())
 	if err != nil {
@@ -129,7 +133,7 @@ func newProducer(t *testing.T, cfg kafka.Config) *kafka.Producer {
 	return p
 }
 
-func record(t *testing.T, topic kafka.Topic, key string, value proto.Message) kafka.Record {
+func record(t testing.TB, topic kafka.Topic, key string, value proto.Message) kafka.Record {
 	t.Helper()
 	b, err := proto.Marshal(value)
 	if err != nil {
@@ -138,7 +142,7 @@ func record(t *testing.T, topic kafka.Topic, key string, value proto.Message) ka
 	return kafka.Record{Topic: topic.Name, Partition: kafka.AnyPartition, Key: []byte(key), Value: b, Timestamp: time.Now()}
 }
 
-func produce(t *testing.T, p *kafka.Producer, recs ...kafka.Record) {
+func produce(t testing.TB, p *kafka.Producer, recs ...kafka.Record) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
@@ -155,7 +159,7 @@ func alert(user string, n int) *eventv1.Alert {
 	}
 }
 
-func produceAlerts(t *testing.T, p *kafka.Producer, cfg kafka.Config, users, from, to int) {
+func produceAlerts(t testing.TB, p *kafka.Producer, cfg kafka.Config, users, from, to int) {
 	t.Helper()
 	var recs []kafka.Record
 	for n := from; n < to; n++ {
@@ -169,7 +173,8 @@ func produceAlerts(t *testing.T, p *kafka.Producer, cfg kafka.Config, users, fro
 
 // listener reads a stream of alerts.
 type listener struct {
-	t      *testing.T
+	t      testing.TB
+	conn   *grpc.ClientConn
 	stream grpc.ServerStreamingClient[apiv1.StreamAlertsResponse]
 	cancel context.CancelFunc
 	token  string // of the last frame
@@ -179,7 +184,7 @@ type listener struct {
 }
 
 // listen opens a stream and reads its first frame.
-func listen(t *testing.T, conn *grpc.ClientConn, req *apiv1.StreamAlertsRequest) *listener {
+func listen(t testing.TB, conn *grpc.ClientConn, req *apiv1.StreamAlertsRequest) *listener {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
 	t.Cleanup(cancel)
@@ -187,7 +192,7 @@ func listen(t *testing.T, conn *grpc.ClientConn, req *apiv1.StreamAlertsRequest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &listener{t: t, stream: stream, cancel: cancel, seen: map[string]int{}, last: map[string]string{}}
+	l := &listener{t: t, conn: conn, stream: stream, cancel: cancel, seen: map[string]int{}, last: map[string]string{}}
 	if f := l.next(); f.GetHeartbeat() == nil {
 		t.Fatalf("first frame is no heartbeat: %v", f)
 	}

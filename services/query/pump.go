@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/earshot/earshot/services/internal/kafka"
@@ -191,14 +192,14 @@ func (f *feed[T]) place(seen *sighting) {
 		f.tel.Log.Warn("result topic was made anew; subscribers are ended", "topic", f.topic)
 		f.reset(seen.id, seen.first)
 	default:
-		for p, o := range f.head {
+		at := slices.Clone(f.head)
+		for p := range at {
 			part := int32(p) //nolint:gosec // a partition number
-			if o < seen.first.at(part) || o > seen.end.at(part) {
-				f.tel.Log.Warn("records of a result topic are gone; subscribers are ended", "topic", f.topic, "partition", p, "offset", o,
-					"first", seen.first.at(part), "end", seen.end.at(part))
-				f.reset(seen.id, seen.first)
-				return
-			}
+			at[p] = min(max(at[p], seen.first.at(part)), seen.end.at(part))
+		}
+		if !slices.Equal(at, f.head) {
+			f.tel.Log.Warn("records of a result topic are gone; subscribers are ended", "topic", f.topic, "offsets", f.head, "first", seen.first, "end", seen.end)
+			f.reset(seen.id, at)
 		}
 		f.grow(f.beginnings(seen))
 	}

@@ -29,7 +29,7 @@ import (
 // Config says how many are served and how far they may lag. Start from DefaultConfig.
 type Config struct {
 	MaxStreams   int           `yaml:"max_streams"`    // open streams of all kinds; more are refused; at least 1
-	MaxCatchUps  int           `yaml:"max_catch_ups"`  // streams that read the log by themselves, some threads and a few MiB each; at least 1
+	MaxCatchUps  int           `yaml:"max_catch_ups"`  // streams that read the log by themselves, with a client each; more are refused; at least 1
 	Buffer       int           `yaml:"buffer"`         // records of a topic a subscriber may fall behind before it is ended; at least 16
 	Heartbeat    time.Duration `yaml:"heartbeat"`      // longest silence on a stream; 10ms to 10s
 	SendTimeout  time.Duration `yaml:"send_timeout"`   // longest a subscriber may take over one frame; at least 10ms
@@ -43,7 +43,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		MaxStreams:   1000,
-		MaxCatchUps:  64,
+		MaxCatchUps:  16,   // each reads ahead up to 20,000 records a partition
 		Buffer:       8192, // a burst, such as a minute's end of all users, fits; records are 0.2 to 1 KiB, so some 5 MiB a topic when full
 		Heartbeat:    5 * time.Second,
 		SendTimeout:  15 * time.Second,
