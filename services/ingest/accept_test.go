@@ -47,13 +47,17 @@ func TestIdentityAndTime(t *testing.T) {
 			m.MessageId, m.CreatedAt = id(noon), at(noon.Add(-time.Millisecond))
 		}), reason: apierror.ReasonFieldInvalid, says: "created_at: must be the time inside message_id, 2026-01-15T12:00:00.123Z, got 2026-01-15T12:00:00.122Z; message_id: must be made of created_at, 2026-01-15T12:00:00.122Z, got \"msg-"},
 		{name: "5 minutes ahead", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(5 * time.Minute)) }), want: noon.Add(5 * time.Minute).Truncate(time.Millisecond)},
-		{name: "5 minutes and 1 ms ahead", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(5*time.Minute + time.Millisecond)) }),
-			reason: apierror.ReasonTimeOutOfRange, says: "created_at: must be at most 5 minutes ahead of the server's clock, 2026-01-15T12:00:00.123Z, got 2026-01-15T12:05:00.124Z"},
+		{
+			name: "5 minutes and 1 ms ahead", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(5*time.Minute + time.Millisecond)) }),
+			reason: apierror.ReasonTimeOutOfRange, says: "created_at: must be at most 5 minutes ahead of the server's clock, 2026-01-15T12:00:00.123Z, got 2026-01-15T12:05:00.124Z",
+		},
 		{name: "id ahead", in: with(func(m *apiv1.SendMessageRequest) { m.MessageId = id(noon.Add(time.Hour)) }), reason: apierror.ReasonTimeOutOfRange, says: "message_id: must be at most 5 minutes ahead"},
 		{name: "id at the end of time", in: with(func(m *apiv1.SendMessageRequest) { m.MessageId = "msg-ffffffff-ffff-7fff-bfff-ffffffffffff" }), reason: apierror.ReasonTimeOutOfRange, says: "message_id"},
 		{name: "retention old", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(-30 * day)) }), want: noon.Add(-30 * day).Truncate(time.Millisecond)},
-		{name: "older", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(-30*day - time.Millisecond)) }),
-			reason: apierror.ReasonTimeOutOfRange, says: "created_at: must be 2025-12-16T12:00:00.123Z or later, got 2025-12-16T12:00:00.122Z"},
+		{
+			name: "older", in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(noon.Add(-30*day - time.Millisecond)) }),
+			reason: apierror.ReasonTimeOutOfRange, says: "created_at: must be 2025-12-16T12:00:00.123Z or later, got 2025-12-16T12:00:00.122Z",
+		},
 		{name: "older, where backfill would do", rules: replay, in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(old) }), reason: apierror.ReasonTimeOutOfRange, says: "or sent with backfill"},
 		{name: "older, kept for ever", rules: forever, in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt = at(old) }), want: old.Truncate(time.Millisecond)},
 		{name: "backfill", rules: replay, in: with(func(m *apiv1.SendMessageRequest) { m.CreatedAt, m.Backfill = at(old), true }), want: old.Truncate(time.Millisecond)},

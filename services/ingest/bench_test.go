@@ -18,7 +18,8 @@ import (
 type instant struct{}
 
 func (instant) Send(_ context.Context, r kafka.Record, done func(kafka.Record, error)) { done(r, nil) }
-func (instant) Missing(context.Context, []kafka.Topic) ([]string, error)               { return nil, nil }
+
+func (instant) Missing(context.Context, []kafka.Topic) ([]string, error) { return nil, nil }
 
 func BenchmarkAccept(b *testing.B) {
 	s := New(DefaultConfig(), instant{}, instant{}, telemetry.Nop())
@@ -41,7 +42,12 @@ func BenchmarkUnary(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ctx, lis) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	}()
 	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		b.Fatal(err)

@@ -128,6 +128,7 @@ func TestNoBroker(t *testing.T) {
 type full struct{ err error }
 
 func (f full) Send(_ context.Context, r kafka.Record, done func(kafka.Record, error)) { done(r, f.err) }
+
 func (full) Missing(context.Context, []kafka.Topic) ([]string, error) {
 	return []string{"chat.messages"}, nil
 }

@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -107,8 +108,7 @@ func start(t *testing.T, change func(*settings)) *rig {
 	go func() { ran <- s.Run(ctx) }()
 	stop := sync.OnceValue(func() error {
 		cancel()
-		<-ran
-		return <-served
+		return errors.Join(<-ran, <-served)
 	})
 	t.Cleanup(func() {
 		if err := stop(); err != nil {

@@ -97,9 +97,9 @@ func (s *Service) probe(ctx context.Context) {
 	was := s.state.Swap(&state{err}).err
 	switch {
 	case err != nil && (was == nil || errors.Is(was, errNotAsked)):
-		s.tel.Log.Warn("messages can not be taken", "err", err)
+		s.tel.Log.WarnContext(ctx, "messages can not be taken", "err", err)
 	case err == nil && was != nil && !errors.Is(was, errNotAsked):
-		s.tel.Log.Info("messages can be taken again")
+		s.tel.Log.InfoContext(ctx, "messages can be taken again")
 	}
 }
 

@@ -203,9 +203,9 @@ func (s *GRPC) watchHealth(ctx context.Context) {
 				was[service] = now
 				s.setHealth(service, now)
 				if !now {
-					s.tel.Log.Warn("service is not ready", "service", service, "err", err)
+					s.tel.Log.WarnContext(ctx, "service is not ready", "service", service, "err", err)
 				} else if known {
-					s.tel.Log.Info("service is ready again", "service", service)
+					s.tel.Log.InfoContext(ctx, "service is ready again", "service", service)
 				}
 			}
 			all = all && err == nil

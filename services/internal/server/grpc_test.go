@@ -51,8 +51,10 @@ func (s *service) StreamMessages(stream grpc.BidiStreamingServer[apiv1.StreamMes
 		var bad *apierror.Error
 		switch {
 		case errors.As(err, &bad):
-		case err != nil:
+		case errors.Is(err, io.EOF):
 			return nil
+		case err != nil:
+			return err
 		}
 		out := &apiv1.StreamMessagesResponse{Sequence: n, Result: &apiv1.SendResult{Status: "success"}}
 		if bad != nil {
@@ -222,7 +224,7 @@ func (halfRaw) Unmarshal(b mem.BufferSlice, v any) error { return newCodec().Cod
 func TestEdge(t *testing.T) {
 	var answer error
 	r := start(t, &service{send: func(context.Context, *apiv1.SendMessageRequest) error {
-		if answer == errPanic {
+		if errors.Is(answer, errPanic) {
 			panic("the user wrote: secret")
 		}
 		return answer

@@ -102,7 +102,7 @@ func NewHTTP(cfg HTTPConfig, h http.Handler, tel telemetry.T) *HTTP {
 // Serve takes requests on lis until ctx ends, then drains within DrainWait and cuts off what is left. It closes lis, and returns nil after a drain.
 func (s *HTTP) Serve(ctx context.Context, lis net.Listener) error {
 	limited := Limit(lis, s.cfg.MaxConns, s.cfg.MaxConnsPerAddress, func(addr netip.Addr) {
-		s.tel.Log.Warn("connections over the cap are closed", "address", addr, "max_conns", s.cfg.MaxConns, "max_conns_per_addr", s.cfg.MaxConnsPerAddress)
+		s.tel.Log.WarnContext(ctx, "connections over the cap are closed", "address", addr, "max_conns", s.cfg.MaxConns, "max_conns_per_addr", s.cfg.MaxConnsPerAddress)
 	})
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(limited) }()
@@ -115,10 +115,12 @@ func (s *HTTP) Serve(ctx context.Context, lis net.Listener) error {
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainWait)
 	defer cancel()
 	if err := s.http.Shutdown(wait); err != nil {
-		s.tel.Log.Warn("requests are cut off at the end of the drain", "drain_wait", s.cfg.DrainWait)
+		s.tel.Log.WarnContext(ctx, "requests are cut off at the end of the drain", "drain_wait", s.cfg.DrainWait)
 		_ = s.http.Close()
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http on %s: %w", lis.Addr(), err)
+	}
 	return nil
 }
 
