@@ -185,7 +185,8 @@ func (w *world) pauses() bool {
 	return false
 }
 
-// checkWire says what is wrong with the announcements themselves. One that forgets may begin again.
+// checkWire says what is wrong with the announcements themselves. After a pause or a crash an alert may begin again, and one that
+// a rebuild alone has seen may take over another.
 func checkWire(topic []said, forgets bool) error {
 	type last struct {
 		state    eventv1.AlertState
@@ -200,7 +201,7 @@ func checkWire(topic []said, forgets bool) error {
 		seen[s.GetAlertId()] = last{s.GetState(), s.GetRevision()}
 		if by := s.GetSupersededBy(); (by != "") != (s.GetState() == eventv1.AlertState_ALERT_STATE_RETRACTED) {
 			return fmt.Errorf("announcement %d: %v superseded by %q", i, s.GetState(), by)
-		} else if _, ok := seen[by]; by != "" && !ok {
+		} else if _, ok := seen[by]; by != "" && !ok && !forgets {
 			return fmt.Errorf("announcement %d: superseded by %s, which was not announced before", i, by)
 		}
 		if int(s.GetThreshold()) != len(s.GetMessageIds()) || len(s.GetPositions()) != len(s.GetMessageIds()) || len(s.GetConversationIds()) == 0 {
