@@ -1,19 +1,21 @@
 package processor
 
 import (
+	"bufio"
+	"cmp"
 	"context"
+	"encoding/json"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
-	"slices"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
-	eventv1 "github.com/earshot/earshot/gen/earshot/event/v1"
 	"github.com/earshot/earshot/services/internal/kafka"
 	"github.com/earshot/earshot/services/internal/kafka/kafkatest"
 	"github.com/earshot/earshot/services/internal/telemetry"
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 )
@@ -99,19 +101,37 @@ func collect(t *testing.T, cfg kafka.Config, topics ...kafka.Topic) *collector {
 	return &collector{r: r}
 }
 
-// until reads until ok holds, and fails the test when it does not within a minute; say tells what is wrong then.
-func (c *collector) until(t *testing.T, ok func([]kafka.Record) bool, say func([]kafka.Record) string) {
+// until reads until wrong returns nothing, and fails the test when that takes more than limit. It looks only when nothing new came for a moment.
+func (c *collector) until(t *testing.T, limit time.Duration, wrong func() string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(c.recs); {
-		recs, err := c.r.Poll(context.Background(), 1000, 100*time.Millisecond)
+	for deadline := time.Now().Add(limit); ; {
+		recs, err := c.r.Poll(context.Background(), 10_000, 200*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.recs = append(c.recs, recs...)
+		if len(recs) > 0 && time.Now().Before(deadline) {
+			continue
+		}
+		what := wrong()
+		if what == "" {
+			return
+		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not there after a minute, %d records read: %s", len(c.recs), say(c.recs))
+			t.Fatalf("not so after %v, with %d records read: %s", limit, len(c.recs), what)
 		}
 	}
+}
+
+// topic returns what was read of a topic.
+func (c *collector) topic(topic kafka.Topic) [][]kafka.Record {
+	var out []kafka.Record
+	for _, r := range c.recs {
+		if r.Topic == topic.Name {
+			out = append(out, r)
+		}
+	}
+	return [][]kafka.Record{out}
 }
 
 func produce(t *testing.T, cfg kafka.Config, now func() int64, all []sim) {
@@ -149,50 +169,91 @@ func chat(rnd *rand.Rand, start int64, n int) []sim {
 func TestHostsOnABroker(t *testing.T) {
 	for _, hosts := range []int{1, 3} {
 		t.Run(map[int]string{1: "one host", 3: "three hosts"}[hosts], func(t *testing.T) {
-			kcfg := kafkatest.Start(t)
-			cfg := DefaultConfig()
-			now := fastClock()
-			f := factories{
-				byConversation: []ConversationFactory{{"probe", func(int32) ByConversation { return conversationProbe{} }}},
-				bySender:       []SenderFactory{{"probe", func(p int32) BySender { return probe{p} }}},
-			}
-			var all []*running
-			for range hosts {
-				all = append(all, start(t, cfg, kcfg, now, f))
-			}
-			rnd := rand.New(rand.NewPCG(7, uint64(hosts)))
-			msgs := chat(rnd, now()-300*24*3600*1000, 2000)
-			out := collect(t, kcfg, kcfg.Topics.UserActivity)
-			seen := func(recs []kafka.Record) map[string]bool {
-				m := map[string]bool{}
-				values(t, [][]kafka.Record{recs}, func() *eventv1.UserActivity { return &eventv1.UserActivity{} }, func(v *eventv1.UserActivity) { m[v.UserId] = true })
-				return m
-			}
-			first := map[string]bool{}
-			want := map[string]bool{}
-			for i, s := range msgs {
-				name := s.m.SenderId + " " + s.m.ConversationId + " " + s.m.MessageId
-				want[name] = true
-				if i < 1000 {
-					first[name] = true
-				}
-			}
-			produce(t, kcfg, now, msgs[:1000])
-			out.until(t, func(recs []kafka.Record) bool { return len(seen(recs)) > 300 }, func(recs []kafka.Record) string { return "" })
-			all[0].kill(t)
-			all[0] = start(t, cfg, kcfg, now, f)
-			produce(t, kcfg, now, msgs)
-			out.until(t, func(recs []kafka.Record) bool { return len(seen(recs)) >= len(want) }, func(recs []kafka.Record) string {
-				return cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(seen(recs))))
-			})
-			if diff := cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(seen(out.recs)))); diff != "" {
-				t.Errorf("-sent +seen\n%s", diff)
-			}
-			for _, r := range all {
-				if err := r.host.Ready(context.Background()); err != nil {
-					t.Errorf("not ready: %v", err)
-				}
-			}
+			msgs := chat(rand.New(rand.NewPCG(7, uint64(hosts))), time.Now().Add(-300*24*time.Hour).UnixMilli(), 1500) //nolint:gosec // small
+			replay(t, msgs, hosts, 5, true)
 		})
+	}
+}
+
+// TestRecording replays recorded chat, if EARSHOT_RECORDING names a file of it, and EARSHOT_THRESHOLD the rule.
+func TestRecording(t *testing.T) {
+	path := os.Getenv("EARSHOT_RECORDING")
+	if path == "" {
+		return // nothing to do: the made-up chat above covers the same ground
+	}
+	threshold, err := strconv.Atoi(cmp.Or(os.Getenv("EARSHOT_THRESHOLD"), "8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs := recording(t, path)
+	t.Logf("%d messages, %d episodes", len(msgs), len(wantAlerts(msgs, threshold)))
+	replay(t, msgs, 3, threshold, false)
+}
+
+// recording reads one JSON object a line.
+func recording(t *testing.T, path string) []sim {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	var msgs []sim
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var line struct {
+			ConversationID string    `json:"conversation_id"`
+			SenderID       string    `json:"sender_id"`
+			Content        string    `json:"content"`
+			CreatedAt      time.Time `json:"created_at"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		s := sim{}
+		s.m, s.id = message(line.CreatedAt.UnixMilli(), len(msgs), line.ConversationID, line.SenderID, line.Content, true)
+		msgs = append(msgs, s)
+	}
+	if lines.Err() != nil {
+		t.Fatal(lines.Err())
+	}
+	return msgs
+}
+
+// replay sends msgs twice at full speed, kills a host and starts another while they are read, and waits for every result to be right.
+func replay(t *testing.T, msgs []sim, hosts, threshold int, plainWords bool) {
+	t.Helper()
+	kcfg := kafkatest.Start(t)
+	reg := kcfg.Topics
+	cfg := DefaultConfig()
+	now := fastClock()
+	f := everything(reg, threshold)
+	var all []*running
+	for range hosts {
+		all = append(all, start(t, cfg, kcfg, now, f))
+	}
+	out := collect(t, kcfg, reg.Alerts, reg.UserActivity, reg.ConversationMetrics, reg.Trends)
+	produce(t, kcfg, now, msgs)
+	produce(t, kcfg, now, msgs)
+	out.until(t, 30*time.Second, func() string {
+		if len(out.recs) == 0 {
+			return "no result"
+		}
+		return ""
+	})
+	all[0].kill(t)
+	all[0] = start(t, cfg, kcfg, now, f)
+	want := wantAlerts(msgs, threshold)
+	out.until(t, 90*time.Second, func() string {
+		if diff := gocmp.Diff(want, heardAlerts(t, out.topic(reg.Alerts))); diff != "" {
+			return "alerts (-want +got):\n" + diff
+		}
+		return wrongWindows(t, out.topic, reg, msgs, plainWords)
+	})
+	for _, r := range all {
+		if err := r.host.Ready(context.Background()); err != nil {
+			t.Errorf("not ready: %v", err)
+		}
 	}
 }

@@ -428,7 +428,7 @@ func message(createdAt int64, n int, conversation, sender, content string, backf
 
 // traffic is random chat: bursts of a few users in a few conversations, some of it late, some of it old and replayed, some of it sent twice.
 func traffic(rnd *rand.Rand, start int64, n, pace int) []sim {
-	words := []string{"hello there", "good release today", "release broken again", "deploy finished", "the release looks great"}
+	words := []string{"coffee friends", "release party", "release broken broken", "deploy finished", "release finished"}
 	var all []sim
 	clock := start
 	old := start - 200*24*3600*1000
