@@ -2,7 +2,6 @@ package conversation
 
 import (
 	"encoding/binary"
-
 	"time"
 	"unique"
 

@@ -9,6 +9,7 @@ import (
 const (
 	settle    = 10 * time.Second // without change, after which a window is closed
 	grace     = 60 * time.Second // beyond the window, in which a straggler still corrects it
+	longest   = 10 * time.Minute // window: messages must be remembered for that long
 	every     = 5 * time.Second  // between two totals of a Counter, and between two provisional rankings of a window
 	heartbeat = time.Second      // longest silence of a Counter
 	sweep     = 10 * time.Second // between two looks at what can be forgotten
@@ -21,13 +22,16 @@ const (
 
 // Config says what a trend is. Start from DefaultConfig.
 type Config struct {
-	Window     time.Duration `yaml:"window"`      // length of a window; a multiple of Advance, at most 1h
-	Advance    time.Duration `yaml:"advance"`     // length of a pane: windows begin this far apart; whole seconds, at least 1s
-	MinChars   int           `yaml:"min_chars"`   // least characters of a word, after folding; at least 1
-	MinCount   int           `yaml:"min_count"`   // least uses of a word in a window to be announced; at least 1
-	Top        int           `yaml:"top"`         // words announced for each window and Ranker; at least 1
-	PaneTerms  int           `yaml:"pane_terms"`  // words of one pane in a Counter; the rarest go when there are more, and the pane is approximate
-	TotalTerms int           `yaml:"total_terms"` // words of all panes together, in a Counter and in a Ranker; the panes longest unused go first
+	Window   time.Duration `yaml:"window"`    // length of a window; a multiple of Advance, at most 10m
+	Advance  time.Duration `yaml:"advance"`   // length of a pane: windows begin this far apart; whole seconds, at least 1s
+	MinChars int           `yaml:"min_chars"` // least characters of a word, after folding; 1 to 64
+	MinCount int           `yaml:"min_count"` // least uses of a word in a window to be announced; at least 1
+	Top      int           `yaml:"top"`       // words announced for each window and Ranker; at least 1
+	// Bounds of memory, in words counted once for each pane they are used in. Beyond the first the rarest words of the pane go, and it is approximate;
+	// beyond the others the panes that were not touched for longest.
+	PaneTerms    int `yaml:"pane_terms"`    // of one pane in a Counter; at least 1,000
+	CounterTerms int `yaml:"counter_terms"` // of all panes in a Counter; at least PaneTerms. Each costs about 60 bytes
+	RankerTerms  int `yaml:"ranker_terms"`  // of all panes in a Ranker; at least PaneTerms. Each costs 16 to 24 bytes, and 150 while it may change
 }
 
 // DefaultConfig returns windows of two minutes that begin every 30 s.
@@ -35,7 +39,7 @@ func DefaultConfig() Config {
 	return Config{
 		Window: 2 * time.Minute, Advance: 30 * time.Second,
 		MinChars: 4, MinCount: 3, Top: 100,
-		PaneTerms: 200_000, TotalTerms: 1_500_000,
+		PaneTerms: 200_000, CounterTerms: 500_000, RankerTerms: 1_000_000,
 	}
 }
 
@@ -44,19 +48,22 @@ func (c Config) Validate() error {
 	var errs []error
 	if c.Advance < time.Second || c.Advance%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("trend.advance: got %v, want whole seconds, at least 1s", c.Advance))
-	} else if c.Window < c.Advance || c.Window%c.Advance != 0 || c.Window > time.Hour {
-		errs = append(errs, fmt.Errorf("trend.window: got %v, want a multiple of trend.advance (%v), at most 1h", c.Window, c.Advance))
+	} else if c.Window < c.Advance || c.Window%c.Advance != 0 || c.Window > longest {
+		errs = append(errs, fmt.Errorf("trend.window: got %v, want a multiple of trend.advance (%v), at most %v", c.Window, c.Advance, longest))
 	}
 	atLeast := func(name string, got, want int) {
 		if got < want {
 			errs = append(errs, fmt.Errorf("trend.%s: got %d, want at least %d", name, got, want))
 		}
 	}
-	atLeast("min_chars", c.MinChars, 1)
+	if c.MinChars < 1 || c.MinChars > maxChars {
+		errs = append(errs, fmt.Errorf("trend.min_chars: got %d, want 1 to %d", c.MinChars, maxChars))
+	}
 	atLeast("min_count", c.MinCount, 1)
 	atLeast("top", c.Top, 1)
 	atLeast("pane_terms", c.PaneTerms, 1_000)
-	atLeast("total_terms", c.TotalTerms, c.PaneTerms)
+	atLeast("counter_terms", c.CounterTerms, c.PaneTerms)
+	atLeast("ranker_terms", c.RankerTerms, c.PaneTerms)
 	return errors.Join(errs...)
 }
 
@@ -68,11 +75,9 @@ func (c Config) Keep() time.Duration { return c.Window + grace }
 // while a message in it would still be known as a copy.
 func remembered(c Config) int64 { return (c.Keep() + 2*time.Second).Milliseconds() }
 
-// Baseline returns how much of the past a window is measured against.
-func (c Config) Baseline() time.Duration { return baselines * c.Window }
-
-// KeepTotals returns how long after its log time a record of totals must be read again after a restart.
-func (c Config) KeepTotals() time.Duration { return c.Baseline() + c.Keep() }
+// KeepTotals returns how long after its log time a record of totals must be read again after a restart: the past that a window is
+// measured against, and Keep.
+func (c Config) KeepTotals() time.Duration { return baselines*c.Window + c.Keep() }
 
 // panes returns the number of panes in a window.
 func (c Config) panes() int64 { return int64(c.Window / c.Advance) }

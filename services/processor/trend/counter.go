@@ -119,7 +119,7 @@ func (c *Counter) Observe(m *eventv1.Message, at recent.Seen, emit recent.Emit) 
 	if !c.counted(p, identity(m.ConversationId, e), at.LogTime) {
 		c.count(p, m)
 	}
-	if c.uses > c.cfg.TotalTerms {
+	if c.uses > c.cfg.CounterTerms {
 		c.Flush(emit)
 		c.shrink()
 	}
@@ -258,8 +258,8 @@ func (c *Counter) dropRarest(p *pane) {
 // shrink forgets the words of the panes that were not touched for longest, until a quarter of what is allowed is free. Their totals have been sent; what
 // is lost is that a straggler adds to them, and therefore such a pane is approximate if it is used again.
 func (c *Counter) shrink() {
-	for at := c.touched.Front(); at != nil && c.uses > c.cfg.TotalTerms/4*3; at = at.Next() {
-		p := at.Value.(*pane) //nolint:errcheck,forcetypeassert // the list holds nothing else
+	for at := c.touched.Front(); at != nil && c.uses > c.cfg.CounterTerms/4*3; at = at.Next() {
+		p := at.Value.(*pane) // the list holds nothing else
 		c.empty(p)
 		p.rough = true
 	}
@@ -291,7 +291,7 @@ func (c *Counter) Advance(logTime int64, emit recent.Emit) {
 		}
 	}
 	for at := c.touched.Front(); at != nil; at = c.touched.Front() {
-		p := at.Value.(*pane) //nolint:errcheck,forcetypeassert // the list holds nothing else
+		p := at.Value.(*pane) // the list holds nothing else
 		if p.touched+c.keep > c.clock {
 			return
 		}

@@ -114,7 +114,7 @@ func TestCutByTermAndSize(t *testing.T) {
 
 func TestRarestGoWhenThereAreTooMany(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.PaneTerms, cfg.TotalTerms = 1_000, 2_000
+	cfg.PaneTerms, cfg.CounterTerms = 1_000, 2_000
 	b := newBench(cfg, 1)
 	for i := range 5_000 {
 		b.say(1, 1, "ann", fmt.Sprintf("often%d rare%d", i%100, i))
@@ -144,7 +144,7 @@ func TestRarestGoWhenThereAreTooMany(t *testing.T) {
 	}
 	for i := range 3_000 {
 		b.say(-float64(i)*30, 3, "ann", "alpha bravo charlie")
-		if b.uses > cfg.TotalTerms {
+		if b.uses > cfg.CounterTerms {
 			t.Fatalf("%d words in all panes", b.uses)
 		}
 	}

@@ -134,7 +134,7 @@ func (r *Ranker) Merge(t *eventv1.TermTotals) {
 		clear(src.fresh)
 		src.fresh = src.fresh[:0]
 	}
-	if r.tallies > r.cfg.TotalTerms {
+	if r.tallies > r.cfg.RankerTerms {
 		r.shrink()
 	}
 }
@@ -260,7 +260,7 @@ func (r *Ranker) shrink() {
 		return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.number, b.number))
 	})
 	for _, s := range oldest {
-		if r.tallies <= r.cfg.TotalTerms/4*3 {
+		if r.tallies <= r.cfg.RankerTerms/4*3 {
 			return
 		}
 		for first := s.number - r.panes + 1; first <= s.number; first++ {

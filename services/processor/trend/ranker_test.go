@@ -153,12 +153,12 @@ func TestSixtyFourSendersOrMore(t *testing.T) {
 
 func TestForgottenWithinBounds(t *testing.T) {
 	cfg := oneWindow()
-	cfg.TotalTerms, cfg.PaneTerms = 1_000, 1_000
+	cfg.RankerTerms, cfg.PaneTerms = 1_000, 1_000
 	r, e := NewRanker(cfg), &ear{}
 	for pane := range 50 {
 		for i := range 100 {
 			r.Merge(total(0, float64(pane), float64(pane)*30-86_400, fmt.Sprintf("term%d", i), 3, 1))
-			if r.tallies > cfg.TotalTerms || len(r.terms) > 100 {
+			if r.tallies > cfg.RankerTerms || len(r.terms) > 100 {
 				t.Fatalf("%d tallies of %d terms", r.tallies, len(r.terms))
 			}
 		}
