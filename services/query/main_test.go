@@ -19,9 +19,11 @@ import (
 	"github.com/earshot/earshot/services/embedded"
 	"github.com/earshot/earshot/services/internal/clickhouse"
 	"github.com/earshot/earshot/services/internal/kafka"
+	"github.com/earshot/earshot/services/internal/server"
 	"github.com/earshot/earshot/services/internal/telemetry"
 	"github.com/earshot/earshot/services/query"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -64,14 +66,14 @@ func testConfig() query.Config {
 	return cfg
 }
 
-// server is a running service behind a gRPC server of its own.
-type server struct {
+// mesh is a running service behind the gRPC server that it has in production.
+type mesh struct {
 	svc  *query.Service
 	addr string
 	stop func()
 }
 
-func serve(t testing.TB, cfg query.Config, kcfg kafka.Config) *server {
+func serve(t testing.TB, cfg query.Config, kcfg kafka.Config) *mesh {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
@@ -79,41 +81,30 @@ func serve(t testing.TB, cfg query.Config, kcfg kafka.Config) *server {
 	return serveWith(t, query.New(cfg, kcfg, nil, telemetry.Nop()))
 }
 
-func serveWith(t testing.TB, svc *query.Service) *server {
+func serveWith(t testing.TB, svc *query.Service) *mesh {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- svc.Run(ctx) }()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := server.NewGRPC(server.DefaultConfig(), telemetry.Nop(), server.Instruments{})
 	svc.Register(g)
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(lis) }()
-	s := &server{svc: svc, addr: lis.Addr().String()}
-	stopped := false
-	s.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	var both errgroup.Group
+	both.Go(func() error { return svc.Run(ctx) })
+	both.Go(func() error { return g.Serve(ctx, lis) })
+	m := &mesh{svc: svc, addr: lis.Addr().String(), stop: sync.OnceFunc(func() {
 		cancel()
-		if err := <-ran; err != nil {
-			t.Errorf("run: %v", err)
+		if err := both.Wait(); err != nil {
+			t.Error(err)
 		}
-		g.Stop()
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			t.Errorf("serve: %v", err)
-		}
-	}
-	t.Cleanup(s.stop)
+	})}
+	t.Cleanup(m.stop)
 	eventually(t, "live streams ready", func() bool { return svc.ReadyLive() == nil })
-	return s
+	return m
 }
 
-func dial(t testing.TB, s *server, opts ...grpc.DialOption) *grpc.ClientConn {
+func dial(t testing.TB, s *mesh, opts ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(s.addr, append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {

@@ -137,7 +137,7 @@ func (f *feed[T]) session(ctx context.Context) error {
 	}
 	defer func() {
 		if err := reader.Close(); err != nil {
-			f.tel.Log.Warn("result topic's reader did not close", "topic", f.topic, "err", err)
+			f.tel.Log.WarnContext(ctx, "result topic's reader did not close", "topic", f.topic, "err", err)
 		}
 	}()
 	if err := reader.Assign(f.assignment(f.head)); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	apiv1 "github.com/earshot/earshot/gen/earshot/api/v1"
 	"github.com/earshot/earshot/services/internal/apierror"
+	"github.com/earshot/earshot/services/internal/server"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -67,6 +68,7 @@ func (f *feed[T]) serve(ctx context.Context, want subscription[T]) error {
 	}
 	defer f.streams.Release(1)
 
+	draining := server.Draining(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sub := &subscriber{ended: make(chan cause, 1)}
@@ -99,6 +101,8 @@ func (f *feed[T]) serve(ctx context.Context, want subscription[T]) error {
 			panic(v) // where the server's interceptors can catch it
 		case c := <-sub.ended:
 			return f.ending(ctx, sub, c, want.filter)
+		case <-draining:
+			return f.ending(ctx, sub, causeStopped, want.filter)
 		case now := <-watchdog.C:
 			if at := sub.sending.Load(); at != 0 && now.UnixNano()-at > int64(f.cfg.SendTimeout) {
 				return f.ending(ctx, sub, causeSlow, want.filter)
