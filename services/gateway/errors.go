@@ -19,9 +19,6 @@ import (
 // fail answers with err as a google.rpc.Status, the same object that gRPC callers get.
 func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	err = g.known(r, err)
-	if r.Context().Err() != nil {
-		return // nobody is left to read it
-	}
 	st := status.Convert(err)
 	b, encodeErr := encode(nil, st.Proto())
 	if encodeErr != nil {

@@ -88,4 +88,3 @@ type meters struct {
 }
 
 func (m meters) Meter(string, ...metric.MeterOption) metric.Meter { return m.meter }
-
