@@ -35,10 +35,17 @@ func NewAdmin(cfg Config) (*Admin, error) {
 	a.wg.Add(1)
 	go func() {
 		defer a.wg.Done()
-		for {
+		logs, events := p.Logs(), p.Events()
+		for logs != nil || events != nil { // its callers get errors; connection trouble is logged by producers and consumers
 			select {
-			case <-p.Logs(): // its callers get errors; connection trouble is logged by producers and consumers
-			case <-p.Events():
+			case _, ok := <-logs:
+				if !ok {
+					logs = nil
+				}
+			case _, ok := <-events:
+				if !ok {
+					events = nil
+				}
 			case <-a.done:
 				return
 			}

@@ -112,7 +112,10 @@ func with(base ck.ConfigMap, more ck.ConfigMap) *ck.ConfigMap {
 func relay(log *slog.Logger, lines chan ck.LogEvent, done <-chan struct{}) {
 	for {
 		select {
-		case l := <-lines:
+		case l, ok := <-lines:
+			if !ok {
+				return
+			}
 			switch {
 			case l.Level <= 3: // syslog: error and worse. Brokers come back; what fails for good reaches the caller as an error.
 				log.Warn("kafka client", "facility", l.Tag, "client", l.Name, "err", l.Message)

@@ -1,9 +1,11 @@
 package kafka_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -385,9 +387,11 @@ func TestOffsets(t *testing.T) {
 		got  func() (map[int32]int64, error)
 		want map[int32]int64
 	}{
-		"first":     {func() (map[int32]int64, error) { return a.FirstOffsets(t.Context(), topic) }, map[int32]int64{0: 0, 1: 0}},
-		"end":       {func() (map[int32]int64, error) { return a.EndOffsets(t.Context(), topic) }, map[int32]int64{0: 0, 1: 5}},
-		"in time":   {func() (map[int32]int64, error) { return a.OffsetsAt(t.Context(), topic, start.Add(2500*time.Millisecond)) }, map[int32]int64{0: 0, 1: 3}},
+		"first": {func() (map[int32]int64, error) { return a.FirstOffsets(t.Context(), topic) }, map[int32]int64{0: 0, 1: 0}},
+		"end":   {func() (map[int32]int64, error) { return a.EndOffsets(t.Context(), topic) }, map[int32]int64{0: 0, 1: 5}},
+		"in time": {func() (map[int32]int64, error) {
+			return a.OffsetsAt(t.Context(), topic, start.Add(2500*time.Millisecond))
+		}, map[int32]int64{0: 0, 1: 3}},
 		"after all": {func() (map[int32]int64, error) { return a.OffsetsAt(t.Context(), topic, start.Add(time.Hour)) }, map[int32]int64{0: 0, 1: 5}},
 	} {
 		got, err := c.got()
@@ -397,6 +401,29 @@ func TestOffsets(t *testing.T) {
 	}
 	if _, err := a.EndOffsets(t.Context(), "no-such-topic"); err == nil || !strings.Contains(err.Error(), "earshot topics apply") {
 		t.Errorf("a missing topic: %v, want a hint at topics apply", err)
+	}
+}
+
+// The client closes its log channel when it ends; what relays it once span on that, and logged empty lines by the thousand.
+func TestClosingLogsNothing(t *testing.T) {
+	cfg := kafkatest.Start(t)
+	var logs bytes.Buffer
+	tel := telemetry.Nop()
+	tel.Log = slog.New(slog.NewTextHandler(&logs, nil))
+	p, err := kafka.NewProducer(cfg, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	r, err := kafka.NewReader(cfg, tel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(logs.String(), `err=""`) {
+		t.Errorf("closing logged:\n%.500s", logs.String())
 	}
 }
 
