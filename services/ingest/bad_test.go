@@ -27,7 +27,7 @@ const canary = "my card is 4929-1234"
 // TestBadInput sends every kind of wrong input over real gRPC. After each, no topic has anything new, an honest client is served, the refusal is
 // counted once, and nothing a user wrote is in the log or in an error.
 func TestBadInput(t *testing.T) {
-	r := start(t, func(s *settings) { s.server.CallDeadline = 1500 * time.Millisecond })
+	r := start(t, func(s *settings) { s.server.CallDeadline = 3 * time.Second })
 	raw := newRawClient(t, r.conn.Target())
 	send := func(change func(*apiv1.SendMessageRequest)) func() error {
 		return func() error {

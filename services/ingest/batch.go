@@ -19,7 +19,7 @@ func (s *Service) SendMessages(ctx context.Context, in *apiv1.SendMessagesReques
 		return nil, err
 	}
 	b := newBatch(s, &s.metrics.messages, len(in.GetMessages()))
-	accepted := s.now()
+	accepted := time.Now()
 	for i, item := range in.GetMessages() {
 		m, r, bad := s.checkedMessage(item, in.GetBackfill(), accepted)
 		if bad != nil {
@@ -37,7 +37,7 @@ func (s *Service) RecordViews(ctx context.Context, in *apiv1.RecordViewsRequest)
 		return nil, err
 	}
 	b := newBatch(s, &s.metrics.views, len(in.GetViews()))
-	accepted := s.now()
+	accepted := time.Now()
 	for i, item := range in.GetViews() {
 		if item == nil {
 			item = &apiv1.RecordViewRequest{}

@@ -36,7 +36,6 @@ type Service struct {
 	brokers brokers
 	tel     telemetry.T
 	metrics metrics
-	now     func() time.Time
 
 	state   atomic.Pointer[state]
 	lastAck atomic.Int64 // Unix nanoseconds
@@ -56,7 +55,6 @@ func New(cfg Config, out appender, b brokers, tel telemetry.T) *Service {
 		brokers: b,
 		tel:     tel,
 		metrics: newMetrics(tel),
-		now:     time.Now,
 	}
 	s.state.Store(&state{errNotAsked})
 	return s
@@ -87,7 +85,7 @@ func (s *Service) probe(ctx context.Context) {
 		return
 	}
 	switch {
-	case err != nil && s.now().UnixNano()-s.lastAck.Load() < int64(probeWait):
+	case err != nil && time.Since(time.Unix(0, s.lastAck.Load())) < probeWait:
 		err = nil // slow to answer us, but they do acknowledge
 	case err != nil:
 		err = fmt.Errorf("brokers do not answer: %w", err)
@@ -116,7 +114,7 @@ func (s *Service) open() *apierror.Error {
 
 // SendMessage stores one message and answers once it is durable.
 func (s *Service) SendMessage(ctx context.Context, in *apiv1.SendMessageRequest) (*apiv1.SendMessageResponse, error) {
-	accepted := s.now()
+	accepted := time.Now()
 	m, bad := s.rules.message(in, false, accepted)
 	if bad != nil {
 		s.metrics.messages.failed(ctx, bad.Reason)
@@ -135,7 +133,7 @@ func (s *Service) SendMessage(ctx context.Context, in *apiv1.SendMessageRequest)
 
 // RecordView stores one receipt and answers once it is durable.
 func (s *Service) RecordView(ctx context.Context, in *apiv1.RecordViewRequest) (*apiv1.RecordViewResponse, error) {
-	accepted := s.now()
+	accepted := time.Now()
 	v, r, bad := s.viewRecord(in, accepted)
 	if bad != nil {
 		s.metrics.views.failed(ctx, bad.Reason)
@@ -177,7 +175,11 @@ func (s *Service) store(ctx context.Context, k *kind, r kafka.Record, messageID,
 	select {
 	case err = <-acked:
 	case <-ctx.Done():
-		err = kafka.ErrUnacknowledged
+		select {
+		case err = <-acked: // both at once: then we do know
+		default:
+			err = kafka.ErrUnacknowledged
+		}
 	}
 	if err == nil {
 		s.acked(began, k, size, 1)

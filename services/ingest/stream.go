@@ -115,7 +115,7 @@ func (p *pipe) take(in *apiv1.SendMessageRequest, bad *apierror.Error) bool {
 	}
 	if it.bad == nil {
 		var m *eventv1.Message
-		if m, r, it.bad = p.s.checkedMessage(in, false, p.s.now()); it.bad == nil {
+		if m, r, it.bad = p.s.checkedMessage(in, false, time.Now()); it.bad == nil {
 			it.messageID, it.conversationID = m.GetMessageId(), m.GetConversationId()
 		} else {
 			it.bad = it.bad.Within("message")

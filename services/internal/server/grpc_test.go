@@ -275,20 +275,20 @@ func TestCallDeadline(t *testing.T) {
 		d, _ := ctx.Deadline()
 		left <- time.Until(d)
 		return nil
-	}}, func(c *Config) { c.CallDeadline = 300 * time.Millisecond })
+	}}, func(c *Config) { c.CallDeadline = time.Second })
 	client := apiv1.NewMessageServiceClient(r.conn)
 	if _, err := client.SendMessage(t.Context(), message()); err != nil {
 		t.Fatal(err)
 	}
-	if d := <-left; d <= 0 || d > 300*time.Millisecond {
-		t.Errorf("%v left of 300ms", d)
+	if d := <-left; d <= 0 || d > time.Second {
+		t.Errorf("%v left of 1s", d)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	if _, err := client.SendMessage(ctx, message()); err != nil {
 		t.Fatal(err)
 	}
-	if d := <-left; d > 300*time.Millisecond {
+	if d := <-left; d > time.Second {
 		t.Errorf("a caller's hour was kept: %v", d)
 	}
 	t.Run("a request that never comes", func(t *testing.T) {

@@ -111,7 +111,7 @@ func TestStreamOutlivesTheWriteBound(t *testing.T) {
 			return
 		}
 	}, func(c *HTTPConfig) {
-		c.WriteWait, c.BodyWait, c.HeaderWait = 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+		c.WriteWait, c.BodyWait = 200*time.Millisecond, 200*time.Millisecond
 	})
 	res, err := http.Post("http://"+addr, "text/plain", strings.NewReader("x"))
 	if err != nil {
