@@ -120,7 +120,7 @@ func (w *world) run() []said {
 	committed, acknowledged := 0, 0 // position in the log, length of the topic
 	for pos := 0; pos < len(w.log); {
 		pos = w.step(pos, len(w.log), size, w.speak)
-		switch w.rnd.IntN(4) {
+		switch w.rnd.IntN(4 + len(w.log)/size/50) { // a rebuild costs as much as all before it
 		case 0:
 			committed, acknowledged = pos, len(w.topic)
 		case 1:
@@ -151,13 +151,8 @@ func (w *world) rebuild(committed, size int) {
 		w.restore(math.MinInt64)
 		return
 	}
-	low := committed
-	for low > 0 && slices.ContainsFunc(w.log[:low], func(r record) bool {
-		return r.logTime > w.log[committed-1].watermark-w.keep()
-	}) {
-		low--
-	}
-	if low == committed {
+	low := slices.IndexFunc(w.log[:committed], func(r record) bool { return r.logTime > w.log[committed-1].watermark-w.keep() })
+	if low < 0 {
 		w.restore(w.log[committed-1].logTime - 2*w.cfg.Span.Milliseconds())
 		return
 	}
