@@ -124,3 +124,28 @@ func TestAlertsEqualTheReference(t *testing.T) {
 		t.Log(fmt.Sprint(len(want), " alerts, ", w.gaps, " gaps"))
 	})
 }
+
+// New partitions move keys: copies of a message may lie in two of them, and a conversation's windows may be split. By sender everything stays exact.
+func TestPartitionsAreAddedUnderWay(t *testing.T) {
+	seeds(t, 20, func(t *testing.T, seed uint64) {
+		rnd := rand.New(rand.NewPCG(seed, 5))
+		w := newWorld(seed, 1+int(seed%3), DefaultConfig(), factories{bySender: everything(kafka.DefaultTopics(), 5).bySender})
+		all := traffic(rnd, w.clock, 300, 3000)
+		w.growAt = 50 + rnd.IntN(200)
+		w.run(all, int(seed%5)*10)
+		if diff := gocmp.Diff(wantAlerts(kept(all), 5), heardAlerts(t, w.broker.topics[w.reg.Alerts.Name])); diff != "" {
+			t.Errorf("alerts (-want +got):\n%s", diff)
+		}
+		users := heardActivity(t, w.broker.topics[w.reg.UserActivity.Name])
+		if diff := gocmp.Diff(wantActivity(kept(all)), users, gocmp.AllowUnexported(window{})); diff != "" {
+			t.Errorf("activity (-want +got):\n%s", diff)
+		}
+		for _, h := range w.hosts {
+			for tp, p := range h.parts {
+				if s, ok := p.(*senders); ok && (len(s.sources) != 8 || s.watermark < w.clock-10_000) {
+					t.Errorf("%v knows %d partitions, watermark %d s behind", tp, len(s.sources), (w.clock-s.watermark)/1000)
+				}
+			}
+		}
+	})
+}

@@ -133,7 +133,7 @@ type senderProc struct {
 // newSenders returns the state of a partition whose records from first on are kept and which the group committed as given (-1: never). The next record
 // to hand in is at start().
 func newSenders(c *common, partition int32, factories []SenderFactory, first, committed int64, snap snapshot) *senders {
-	keep := c.cfg.senderKeep() + grace
+	keep := c.cfg.senderKeep()
 	p := &senders{rekeyed: newRekeyed(c, partition, keep.Milliseconds(), first, committed, snap), memory: recent.NewBySender(keep), ahead: ahead{counts: map[int64]int{}}}
 	for _, f := range factories {
 		p.procs = append(p.procs, senderProc{BySender: f.New(partition), emit: p.emit(f.Name)})

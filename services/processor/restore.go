@@ -30,7 +30,7 @@ func alertsSince(cfg Config, committed int64, snap snapshot) int64 {
 		}
 	}
 	if len(snap.heard) == 0 {
-		at -= (cfg.senderKeep() + grace).Milliseconds()
+		at -= cfg.senderKeep().Milliseconds()
 	}
 	return max(at-2*cfg.Span.Milliseconds(), 1)
 }

@@ -75,7 +75,7 @@ type world struct {
 	ghosts    []*simHost // lost their partitions and have not noticed
 	factories factories
 	gaps      int64
-	trace     []string
+	growAt    int // number of the message before which chat.messages gets twice its partitions; 0: never
 }
 
 type factories struct {
@@ -324,6 +324,10 @@ func (w *world) run(msgs []sim, troubles int) {
 		trouble = 1 + len(msgs)/troubles
 	}
 	for i := 0; i < len(msgs); {
+		if w.growAt > 0 && i >= w.growAt {
+			w.growAt = 0
+			w.grow(2 * w.reg.Messages.Partitions)
+		}
 		for n := w.rnd.IntN(30); n > 0 && i < len(msgs) && msgs[i].accepted <= w.clock; n-- {
 			w.send(msgs[i])
 			i++
@@ -393,6 +397,21 @@ func (w *world) step(trouble int) {
 	}
 	if len(w.ghosts) > 1 {
 		w.ghosts = w.ghosts[1:]
+	}
+}
+
+// grow adds partitions to chat.messages, as an operator does; hosts are told by a rebalance, and see it themselves when they ask for ends.
+func (w *world) grow(to int) {
+	parts := w.broker.topics[w.reg.Messages.Name]
+	for len(parts) < to {
+		parts = append(parts, nil)
+	}
+	w.broker.topics[w.reg.Messages.Name] = parts
+	w.reg.Messages.Partitions = to
+	for _, tp := range w.orphans() {
+		h := w.hosts[w.rnd.IntN(len(w.hosts))]
+		w.broker.owner[tp] = h
+		h.open(tp)
 	}
 }
 

@@ -152,16 +152,22 @@ func everything(kcfg kafka.Topics, threshold int) factories {
 	}
 }
 
+func heardActivity(t *testing.T, parts [][]kafka.Record) map[window]string {
+	t.Helper()
+	users := map[window]string{}
+	for k, v := range best(t, parts, func() *eventv1.UserActivity { return &eventv1.UserActivity{} },
+		func(v *eventv1.UserActivity) window { return window{v.UserId, v.WindowStart.AsTime().UnixMilli()} }) {
+		users[k] = fmt.Sprint(v.MessageCount, v.ActiveConversations, v.LastActive.AsTime().UnixMilli(), v.State)
+	}
+	return users
+}
+
 // wrongWindows compares all windows that hosts have written with the slow references, and returns what is wrong. Words are compared when the
 // messages hold nothing but words that count, parted by spaces.
 func wrongWindows(t *testing.T, topic func(kafka.Topic) [][]kafka.Record, reg kafka.Topics, msgs []sim, plainWords bool) string {
 	t.Helper()
 	var wrong strings.Builder
-	users := map[window]string{}
-	for k, v := range best(t, topic(reg.UserActivity), func() *eventv1.UserActivity { return &eventv1.UserActivity{} },
-		func(v *eventv1.UserActivity) window { return window{v.UserId, v.WindowStart.AsTime().UnixMilli()} }) {
-		users[k] = fmt.Sprint(v.MessageCount, v.ActiveConversations, v.LastActive.AsTime().UnixMilli(), v.State)
-	}
+	users := heardActivity(t, topic(reg.UserActivity))
 	if diff := cmp.Diff(wantActivity(msgs), users, cmp.AllowUnexported(window{})); diff != "" {
 		fmt.Fprintf(&wrong, "activity (-want +got):\n%s\n", diff)
 	}
