@@ -67,7 +67,7 @@ fmt: $(BUF) $(LINT) ## Format Go and protos
 
 .PHONY: build
 build: ## Build bin/earshot and fetch the ClickHouse engine into the user's cache
-	go build -trimpath -ldflags '-X main.release=$(VERSION)' -o bin/earshot ./services/earshot
+	go build -ldflags '-X main.release=$(VERSION)' -o bin/earshot ./services/earshot
 	bin/earshot engine fetch
 
 .PHONY: bench
