@@ -88,7 +88,7 @@ func (s *Service) probe(ctx context.Context) {
 	case err != nil && time.Since(time.Unix(0, s.lastAck.Load())) < probeWait:
 		err = nil // slow to answer us, but they do acknowledge
 	case err != nil:
-		err = fmt.Errorf("brokers do not answer: %w", err)
+		err = fmt.Errorf("brokers do not answer: %s", strings.ReplaceAll(err.Error(), "\n", "; ")) // one line, for the log and the health page
 	case len(missing) > 0:
 		err = fmt.Errorf("brokers lack the topics %s; create them with earshot topics apply", strings.Join(missing, ", "))
 	}

@@ -202,10 +202,12 @@ func (s *GRPC) watchHealth(ctx context.Context) {
 			if now := err == nil; !known || now != well {
 				was[service] = now
 				s.setHealth(service, now)
-				if !now {
-					s.tel.Log.WarnContext(ctx, "service is not ready", "service", service, "err", err)
-				} else if known {
-					s.tel.Log.InfoContext(ctx, "service is ready again", "service", service)
+				switch {
+				case !known: // how it starts is no news
+				case now:
+					s.tel.Log.InfoContext(ctx, "service is ready", "rpc_service", service)
+				default:
+					s.tel.Log.WarnContext(ctx, "service is not ready", "rpc_service", service, "err", err)
 				}
 			}
 			all = all && err == nil
