@@ -109,8 +109,10 @@ func (f *feed[T]) reset(id string, at positions) {
 	f.tail, f.head = at, at
 	f.base = f.serial.Add(1) // before it lies what belonged to another place
 	f.caughtUp = time.Now()
-	for sub := range f.subs {
-		sub.end(causeExpired)
+	if f.isReady { // else they still wait for the beginning
+		for sub := range f.subs {
+			sub.end(causeExpired)
+		}
 	}
 	f.signal()
 }

@@ -132,6 +132,7 @@ const (
 	codeUnknownDatabase  = 81
 	codeTooManyRows      = 158
 	codeTimeout          = 159
+	codeReadonly         = 164 // the user may not change settings: its profile needs readonly = 2, not 1
 	codeTooManyQueries   = 202
 	codeMemoryLimit      = 241
 	codeTooManyBytes     = 307
@@ -154,7 +155,7 @@ func (h history) explain(ctx, limited context.Context, err error) error {
 		answer.RetryAfter = time.Second
 	case codeUnknownTable, codeUnknownDatabase:
 		answer = apierror.Unavailable(apierror.ReasonUnavailable, "the database has no schema yet; apply it with: earshot schema apply", 5*time.Second)
-	case codeAccessDenied, codeAuthentication:
+	case codeAccessDenied, codeAuthentication, codeReadonly:
 		answer = apierror.Unavailable(apierror.ReasonUnavailable, "the database refuses this server; its log says more", 30*time.Second)
 	case 0, codeTimeout, codeQueryWasCanceled: // 0: no answer
 		if limited.Err() != nil || clickhouse.Code(err) == codeTimeout {

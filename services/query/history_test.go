@@ -11,6 +11,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	apiv1 "github.com/earshot/earshot/gen/earshot/api/v1"
 	eventv1 "github.com/earshot/earshot/gen/earshot/event/v1"
+	"github.com/earshot/earshot/services/embedded"
 	"github.com/earshot/earshot/services/internal/ident"
 	"github.com/earshot/earshot/services/internal/kafka"
 	"github.com/earshot/earshot/services/internal/telemetry"
@@ -430,5 +431,24 @@ func TestHistoryStaysWithinItsBounds(t *testing.T) {
 	wantError(t, err, codes.ResourceExhausted, "OVER_CAPACITY")
 	if _, err := history(db, query.DefaultConfig()).GetUserActivity(t.Context(), &apiv1.GetUserActivityRequest{UserId: "user-1"}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A user who may only read is enough, over either protocol.
+func TestReaderIsEnough(t *testing.T) {
+	db := database(t)
+	run(t, db, "TRUNCATE TABLE message_db.alert_rows")
+	insertAlert(t, db, "alert-r", "user-r", "confirmed", day0, 8)
+	for _, addr := range []string{engine.Addr(), "http://" + engine.HTTPAddr()} {
+		s := history(connectAs(t, addr, embedded.ReaderUser), query.DefaultConfig())
+		if err := s.ReadyHistory(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		res, err := s.ListAlerts(t.Context(), &apiv1.ListAlertsRequest{
+			States: []eventv1.AlertState{eventv1.AlertState_ALERT_STATE_CONFIRMED, eventv1.AlertState_ALERT_STATE_OPEN}, StartTime: timestamppb.New(day0), PageSize: 1,
+		})
+		if err != nil || len(res.GetAlerts()) != 1 || len(res.GetAlerts()[0].GetPositions()) != 2 {
+			t.Errorf("over %s: %v, %v", addr, res, err)
+		}
 	}
 }

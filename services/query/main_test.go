@@ -296,8 +296,13 @@ func database(t *testing.T) driver.Conn {
 
 func connect(t *testing.T, addr string) driver.Conn {
 	t.Helper()
+	return connectAs(t, addr, "default")
+}
+
+func connectAs(t *testing.T, addr, user string) driver.Conn {
+	t.Helper()
 	cfg := clickhouse.DefaultConfig()
-	cfg.URL = addr
+	cfg.URL, cfg.User = addr, user
 	conn, err := clickhouse.Open(cfg)
 	if err != nil {
 		t.Fatal(err)

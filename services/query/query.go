@@ -44,7 +44,7 @@ func DefaultConfig() Config {
 	return Config{
 		MaxStreams:   1000,
 		MaxCatchUps:  16,   // each reads ahead up to 20,000 records a partition
-		Buffer:       8192, // a burst, such as a minute's end of all users, fits; records are 0.2 to 1 KiB, so some 5 MiB a topic when full
+		Buffer:       8192, // a burst, such as a minute's end of all users, fits; with 0.5 to 2 KiB each, that is 4 to 16 MiB a topic when full
 		Heartbeat:    5 * time.Second,
 		SendTimeout:  15 * time.Second,
 		Refresh:      5 * time.Second,
