@@ -35,7 +35,10 @@ type host struct {
 	log     []logged
 	results map[key]*eventv1.ConversationMetrics
 
-	hear func(string, proto.Message) // what is announced, when set
+	// exact says that the memory forgets before each record, not only between batches: then what is a copy does not depend on where batches end. It
+	// matters when messages come again after they were forgotten.
+	exact bool
+	hear  func(string, proto.Message) // what is announced, when set
 
 	tracker   *Tracker
 	memory    *recent.Memory
@@ -78,6 +81,9 @@ func (h *host) read(n int) {
 	for ; n > 0 && h.next < len(h.log); n-- {
 		r := h.log[h.next]
 		h.next++
+		if h.exact && r.accepted/1000 > h.clock/1000 {
+			h.advance(r.accepted)
+		}
 		e := recent.Entry{ID: id(r.created, r.number), Other: unique.Make(r.sender)}
 		h.tracker.Observe(&eventv1.Message{}, h.memory.Observe(r.conversation, e, h.logTimeAt(h.next)), h.emit)
 	}

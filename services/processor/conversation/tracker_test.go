@@ -128,7 +128,7 @@ func TestCopiesCountOnceAndKeepStragglersWelcome(t *testing.T) {
 
 // drawLog draws messages and the order in which they are accepted: live, with up to a minute of delay, or old chat as fast as it is read. Copies may
 // come while the first is remembered, or, of everything, long after.
-func drawLog(t *rapid.T) []logged {
+func drawLog(t *rapid.T) (log []logged, again bool) {
 	live := rapid.Bool().Draw(t, "live")
 	names := rapid.SampledFrom([]string{"a", "b", "c"})
 	// Often on an edge: of a step, of a window, a millisecond beside it.
@@ -136,7 +136,6 @@ func drawLog(t *rapid.T) []logged {
 		edge := rapid.Int64Range(0, 30).Draw(t, "step") * 5000
 		return start + edge + rapid.SampledFrom([]int64{-1, 0, 1, 1, 2500, 4999}).Draw(t, "beside")
 	})
-	var log []logged
 	for i := range rapid.IntRange(1, 40).Draw(t, "messages") {
 		m := message{"conv-" + names.Draw(t, "conversation"), names.Draw(t, "sender"), moment.Draw(t, "created"), uint64(i)}
 		delay := rapid.Int64Range(0, 60_000).Draw(t, "delay")
@@ -150,12 +149,13 @@ func drawLog(t *rapid.T) []logged {
 		}
 	}
 	slices.SortStableFunc(log, func(a, b logged) int { return int(a.accepted - b.accepted) })
-	if rapid.Bool().Draw(t, "all again when forgotten") {
+	again = rapid.Bool().Draw(t, "all again when forgotten")
+	if again {
 		for _, r := range log {
 			log = append(log, logged{r.message, r.accepted + 1000_000})
 		}
 	}
-	return log
+	return log, again
 }
 
 func TestSameAsReference(t *testing.T) {
@@ -164,7 +164,9 @@ func TestSameAsReference(t *testing.T) {
 		if rapid.Bool().Draw(rt, "other window") {
 			cfg = Config{Window: 12 * time.Second, Step: 3 * time.Second}
 		}
-		h := newHost(rt, cfg, drawLog(rt))
+		log, again := drawLog(rt)
+		h := newHost(rt, cfg, log)
+		h.exact = again
 		h.drive(rt)
 		h.check()
 	})

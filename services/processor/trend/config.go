@@ -31,7 +31,7 @@ type Config struct {
 	// beyond the others the panes that were not touched for longest.
 	PaneTerms    int `yaml:"pane_terms"`    // of one pane in a Counter; at least 1,000
 	CounterTerms int `yaml:"counter_terms"` // of all panes in a Counter; at least PaneTerms. Each costs about 60 bytes
-	RankerTerms  int `yaml:"ranker_terms"`  // of all panes in a Ranker; at least PaneTerms. Each costs 16 to 24 bytes, and 150 while it may change
+	RankerTerms  int `yaml:"ranker_terms"`  // of all panes in a Ranker; at least PaneTerms. Each costs about 30 bytes, and 180 while it may change
 }
 
 // DefaultConfig returns windows of two minutes that begin every 30 s.
