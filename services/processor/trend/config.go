@@ -30,8 +30,8 @@ type Config struct {
 	// Bounds of memory, in words counted once for each pane they are used in. Beyond the first the rarest words of the pane go, and it is approximate;
 	// beyond the others the panes that were not touched for longest.
 	PaneTerms    int `yaml:"pane_terms"`    // of one pane in a Counter; at least 1,000
-	CounterTerms int `yaml:"counter_terms"` // of all panes in a Counter; at least PaneTerms. Each costs about 60 bytes
-	RankerTerms  int `yaml:"ranker_terms"`  // of all panes in a Ranker; at least PaneTerms. Each costs about 30 bytes, and 180 while it may change
+	CounterTerms int `yaml:"counter_terms"` // of all panes in a Counter; at least PaneTerms. Each costs about 120 bytes
+	RankerTerms  int `yaml:"ranker_terms"`  // of all panes in a Ranker; at least PaneTerms. Each costs about 40 bytes, and 180 while it may change
 }
 
 // DefaultConfig returns windows of two minutes that begin every 30 s.
@@ -39,7 +39,7 @@ func DefaultConfig() Config {
 	return Config{
 		Window: 2 * time.Minute, Advance: 30 * time.Second,
 		MinChars: 4, MinCount: 3, Top: 100,
-		PaneTerms: 200_000, CounterTerms: 500_000, RankerTerms: 1_000_000,
+		PaneTerms: 200_000, CounterTerms: 300_000, RankerTerms: 1_000_000,
 	}
 }
 

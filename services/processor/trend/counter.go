@@ -14,7 +14,7 @@ import (
 
 // Counter counts the words of one partition of chat.messages by pane. It is not safe for concurrent use.
 //
-// It remembers a pane until log time is Config.Keep past the last record that touched it, copies included. A word used in a pane costs about 60 bytes,
+// It remembers a pane until log time is Config.Keep past the last record that touched it, copies included. A word used in a pane costs about 120 bytes,
 // plus 8 for each distinct sender after the first; a message costs 8.
 type Counter struct {
 	cfg       Config

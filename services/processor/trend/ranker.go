@@ -16,7 +16,7 @@ import (
 // last change; a straggler closes it again. Announced are the Top words by score with at least MinCount uses, as far as they changed since. When a window
 // is closed, words that were announced and fell behind are closed with it, so that no provisional number stays behind.
 //
-// A pane is remembered for half an hour, a window and 60 s of watermark past the last record that touched it. It costs about 16 bytes a word for most
+// A pane is remembered for half an hour, a window and 60 s of watermark past the last record that touched it. It costs about 40 bytes a word for most
 // of that time; its senders, and which source used a word how often, are known until Config.Keep past that record.
 type Ranker struct {
 	cfg    Config
