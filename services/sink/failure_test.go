@@ -142,7 +142,7 @@ func TestClickHouseDown(t *testing.T) {
 	cfg.BatchRows, cfg.InsertTimeout = 100, time.Second
 	s, stop := start(t, cfg, kcfg, db, log.telemetry())
 	eventually(t, 20*time.Second, func() (any, bool) {
-		return log.lines.String(), log.count("sink is full") > 0 && log.count("sink tries again") > 4
+		return log.all(), log.count("sink is full") > 0 && log.count("sink tries again") > 4
 	})
 	if err := s.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "message_rows") {
 		t.Errorf("Ready says %v", err)

@@ -210,9 +210,13 @@ func (l *logged) Write(b []byte) (int, error) {
 }
 
 func (l *logged) count(text string) int {
+	return strings.Count(l.all(), text)
+}
+
+func (l *logged) all() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Count(l.lines.String(), text)
+	return l.lines.String()
 }
 
 func (l *logged) telemetry() telemetry.T {

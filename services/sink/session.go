@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	pollRecords = 10_000                 // most records of one poll
+	pollRecords = 256                    // most records of one poll: of 1 MiB each they are still bearable
 	pollWait    = 100 * time.Millisecond // longest wait for the first of them
 	busyWait    = 10 * time.Millisecond  // the same while a batch is being stored, whose end is looked for between polls
 	// fullWait is how long a full sink waits for ClickHouse before it pauses its partitions: pausing throws away what was prefetched.
@@ -37,8 +37,13 @@ type session struct {
 
 // session joins the group and stores records until ctx ends or something fails. What was not committed is read again by whoever comes next.
 func (s *Service) session(ctx context.Context, letters *kafka.Producer) error {
-	x := &session{Service: s, letters: letters, owned: map[kafka.TopicPartition]*owned{}, paused: map[kafka.TopicPartition]bool{},
-		batch: newBatch(), stored: make(chan error, 1)}
+	x := &session{
+		Service: s, letters: letters,
+		owned:  map[kafka.TopicPartition]*owned{},
+		paused: map[kafka.TopicPartition]bool{},
+		batch:  newBatch(),
+		stored: make(chan error, 1),
+	}
 	// Storing outlives ctx, so that a stop can finish what has begun.
 	x.work, x.stop = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
@@ -54,7 +59,9 @@ func (s *Service) session(ctx context.Context, letters *kafka.Producer) error {
 	err = errors.Join(err, x.in.Close()) // calls Revoked
 	x.stop()
 	if x.storing != nil {
-		<-x.stored
+		if err := <-x.stored; err != nil {
+			s.tel.Log.Info("sink gave up a batch; its records are read again", "records", x.storing.records, "err", err)
+		}
 	}
 	s.m.forget(slices.Collect(maps.Keys(x.owned))...)
 	return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	ch "github.com/ClickHouse/clickhouse-go/v2"
@@ -116,7 +115,7 @@ func (s *Service) bury(ctx context.Context, b *batch, to *kafka.Producer) error 
 		return err
 	}
 	for i := range letters {
-		s.m.buried(ctx, strings.TrimSuffix(letters[i].Topic, ".dlq"), reasons[i])
+		s.m.buried(ctx, letters[i].Header(kafka.HeaderDeadTopic), reasons[i])
 	}
 	return nil
 }

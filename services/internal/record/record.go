@@ -113,7 +113,7 @@ func Alert(value []byte) (*eventv1.Alert, error) {
 		return nil, err
 	}
 	err := first(nil, required("alert_id", a.GetAlertId()), id("user_id", a.GetUserId()),
-		enum("state", int32(a.GetState()), eventv1.AlertState_name),
+		state(int32(a.GetState()), eventv1.AlertState_name),
 		instant("triggered_at", a.GetTriggeredAt()), window(a.GetWindowStart(), a.GetWindowEnd()))
 	if err != nil {
 		return nil, err
@@ -128,7 +128,7 @@ func Trend(value []byte) (*eventv1.Trend, error) {
 		return nil, err
 	}
 	err := first(nil, required("term", t.GetTerm()), window(t.GetWindowStart(), t.GetWindowEnd()),
-		enum("state", int32(t.GetState()), eventv1.WindowState_name))
+		state(int32(t.GetState()), eventv1.WindowState_name))
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func ConversationMetrics(value []byte) (*eventv1.ConversationMetrics, error) {
 		return nil, err
 	}
 	err := first(nil, id("conversation_id", c.GetConversationId()), window(c.GetWindowStart(), c.GetWindowEnd()),
-		enum("state", int32(c.GetState()), eventv1.WindowState_name))
+		state(int32(c.GetState()), eventv1.WindowState_name))
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func UserActivity(value []byte) (*eventv1.UserActivity, error) {
 		return nil, err
 	}
 	err := first(nil, id("user_id", a.GetUserId()), window(a.GetWindowStart(), a.GetWindowEnd()),
-		instant("last_active", a.GetLastActive()), enum("state", int32(a.GetState()), eventv1.WindowState_name))
+		instant("last_active", a.GetLastActive()), state(int32(a.GetState()), eventv1.WindowState_name))
 	if err != nil {
 		return nil, err
 	}
@@ -278,9 +278,9 @@ func required(field, s string) error {
 	return nil
 }
 
-func enum(field string, n int32, names map[int32]string) error {
+func state(n int32, names map[int32]string) error {
 	if _, ok := names[n]; !ok || n == 0 {
-		return &Error{FieldInvalid, field, fmt.Sprintf("got the unknown number %d", n)}
+		return &Error{FieldInvalid, "state", fmt.Sprintf("got the unknown number %d", n)}
 	}
 	return nil
 }
