@@ -38,6 +38,7 @@ type Host struct {
 	lag       atomic.Pointer[map[kafka.TopicPartition]int64] // ends of the internal topics, for metrics
 	waiting   atomic.Int64                                   // messages beyond the watermark
 	watermark atomic.Int64
+	pauses    atomic.Int64 // how often a partition was paused
 
 	abandon atomic.Bool // tests: end as if killed, without a commit
 

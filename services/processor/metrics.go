@@ -57,7 +57,7 @@ func newMetrics(m metric.Meter) *metrics {
 	rebuild, _ := m.Float64Histogram("earshot.processor.rebuild.duration", metric.WithUnit("s"), metric.WithDescription("Time from taking a partition over to speaking for it."),
 		metric.WithExplicitBucketBoundaries(0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300))
 	return &metrics{
-		records:     counter("earshot.processor.records", "{record}", "Records handled, by processor and outcome; host is the reading itself."),
+		records:     counter("earshot.processor.records", "{record}", "Records handled, by processor and outcome. host and rekeyed are the reading, before and after the re-keying."),
 		late:        counter("earshot.processor.late", "{record}", "Messages accepted more than 60 s after they were written, in no window."),
 		gaps:        counter("earshot.processor.gaps", "{record}", "Batches dropped since one before them is missing; their writer sends again."),
 		watermark:   seconds("earshot.processor.watermark", "Watermark as a Unix time, by partition of sender-events or term-totals."),
@@ -74,15 +74,19 @@ func newMetrics(m metric.Meter) *metrics {
 func (m *metrics) report(ctx context.Context, l *loop, now int64) {
 	group := attribute.String("group", l.group)
 	remembered, waiting := 0, 0
+	reader := "host" // of messages; of what hosts send each other:
+	if l.group == GroupRekeyed {
+		reader = "rekeyed"
+	}
 	for tp, p := range l.parts {
 		r := p.report()
 		remembered += r.remembered
 		waiting += r.waiting
-		m.count(ctx, "host", "handled", r.handled-r.copies)
-		m.count(ctx, "host", "copy", r.copies)
-		m.count(ctx, "host", "unreadable", r.unreadable)
-		m.count(ctx, "host", "late", r.late)
-		m.count(ctx, "host", "gap", r.gaps)
+		m.count(ctx, reader, "handled", r.handled-r.copies)
+		m.count(ctx, reader, "copy", r.copies)
+		m.count(ctx, reader, "unreadable", r.unreadable)
+		m.count(ctx, reader, "late", r.late)
+		m.count(ctx, reader, "gap", r.gaps)
 		if r.late > 0 {
 			m.late.Add(ctx, r.late)
 		}

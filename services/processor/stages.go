@@ -65,6 +65,7 @@ func (g *sourceStage) turn(l *loop, now int64) error {
 		return fmt.Errorf("pause %v: %w", furthest, err)
 	}
 	g.paused[furthest] = true
+	g.host.pauses.Add(1)
 	g.host.tel.Log.Info("partition paused: too many messages wait for a slower one", "topic", furthest.Topic, "partition", furthest.Partition, "waiting", waiting)
 	return nil
 }
