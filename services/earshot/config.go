@@ -69,6 +69,10 @@ func (c *config) table() *settings {
 	t.add("kafka.compression", "none, gzip, snappy, lz4 or zstd", stringValue{&c.Kafka.Compression})
 	t.add("kafka.message_timeout", "how long an acknowledgement is awaited and retried", durationValue{&c.Kafka.MessageTimeout})
 	t.add("kafka.session_timeout", "silence after which a group member counts as dead", durationValue{&c.Kafka.SessionTimeout})
+	t.add("kafka.read_ahead", "records a consumer fetches ahead", intValue{&c.Kafka.ReadAhead})
+	t.add("kafka.read_ahead_bytes", "the same in bytes, for each topic", intValue{&c.Kafka.ReadAheadBytes})
+	t.add("kafka.buffer_records", "records a producer holds unacknowledged before it refuses more", intValue{&c.Kafka.BufferRecords})
+	t.add("kafka.buffer_bytes", "the same in bytes", intValue{&c.Kafka.BufferBytes})
 	t.add("kafka.instance", "name of this instance in its groups, so that a quick restart moves no partitions; empty for none", stringValue{&c.Kafka.Instance})
 	for _, e := range []struct {
 		topic *kafka.Topic

@@ -11,7 +11,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -127,6 +127,9 @@ func Conversation(a, b string) string {
 	if b < a {
 		a, b = b, a
 	}
-	h := sha256.Sum256([]byte(fmt.Sprintf("%d:%s%s", len(a), a, b)))
+	var buf [300]byte // both ids are at most 128 characters, mostly of a byte each
+	text := append(strconv.AppendInt(buf[:0], int64(len(a)), 10), ':')
+	text = append(append(text, a...), b...)
+	h := sha256.Sum256(text)
 	return "conv-" + lower32.EncodeToString(h[:10])
 }

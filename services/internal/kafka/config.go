@@ -25,6 +25,8 @@ type Config struct {
 	SessionTimeout time.Duration // silence after which a group member counts as dead; at least 1s
 	BufferRecords  int           // records a producer holds unacknowledged before it refuses more; at least 1,000
 	BufferBytes    int           // the same in bytes; at least 1 MiB
+	ReadAhead      int           // records a consumer fetches ahead of Poll; at least 100
+	ReadAheadBytes int           // the same in bytes, for each topic; at least 64 KiB
 	Instance       string        // group.instance.id (static membership); empty for none
 }
 
@@ -40,6 +42,8 @@ func DefaultConfig() Config {
 		SessionTimeout: 10 * time.Second,
 		BufferRecords:  200_000,
 		BufferBytes:    128 << 20,
+		ReadAhead:      20_000,
+		ReadAheadBytes: 32 << 20,
 	}
 }
 
@@ -73,6 +77,12 @@ func (c Config) Validate() error {
 	}
 	if c.BufferBytes < 1<<20 {
 		errs = append(errs, fmt.Errorf("kafka.buffer_bytes: got %d, want at least %d", c.BufferBytes, 1<<20))
+	}
+	if c.ReadAhead < 100 {
+		errs = append(errs, fmt.Errorf("kafka.read_ahead: got %d, want at least 100", c.ReadAhead))
+	}
+	if c.ReadAheadBytes < 64<<10 {
+		errs = append(errs, fmt.Errorf("kafka.read_ahead_bytes: got %d, want at least %d", c.ReadAheadBytes, 64<<10))
 	}
 	return errors.Join(append(errs, c.Topics.Validate())...)
 }

@@ -88,8 +88,8 @@ func newConsumer(cfg Config, more ck.ConfigMap, tel telemetry.T) (*Consumer, err
 		"fetch.error.backoff.ms":     50,
 		"fetch.queue.backoff.ms":     10,
 		"fetch.message.max.bytes":    4 << 20,
-		"queued.min.messages":        20_000,
-		"queued.max.messages.kbytes": 32 << 10,
+		"queued.min.messages":        cfg.ReadAhead,
+		"queued.max.messages.kbytes": cfg.ReadAheadBytes >> 10,
 		"check.crcs":                 true,
 	})
 	c, err := ck.NewConsumer(with(*conf, more))
@@ -176,7 +176,7 @@ func (c *Consumer) Poll(ctx context.Context, limit int, wait time.Duration) ([]R
 			// Short slices, since the client does not know ctx.
 			left = int(min(time.Until(deadline), 100*time.Millisecond) / time.Millisecond)
 			if ctx.Err() != nil {
-				return nil, nil
+				return nil, nil //nolint:nilerr // an ended ctx is the caller's own doing
 			}
 		}
 		e := c.client.Poll(max(left, 0))

@@ -56,7 +56,7 @@ func (r *Record) Header(key string) string {
 var (
 	// ErrBufferFull: nothing was sent; retry later.
 	ErrBufferFull = errors.New("producer buffer is full")
-	// ErrUnacknowledged: the record may or may not be in the log.
+	// ErrUnacknowledged: the record may or may not be in the log, or its topic is not there yet. Try again.
 	ErrUnacknowledged = errors.New("not acknowledged, outcome unknown")
 	// ErrRefused: the brokers will never take this record, such as one that is too large.
 	ErrRefused = errors.New("refused by the broker")
@@ -73,7 +73,7 @@ func produceError(err error) error {
 	case ck.ErrQueueFull:
 		return fmt.Errorf("%w: %w", ErrBufferFull, err)
 	case ck.ErrMsgSizeTooLarge, ck.ErrInvalidMsg, ck.ErrInvalidMsgSize, ck.ErrRecordListTooLarge, ck.ErrInvalidRecord, ck.ErrInvalidTimestamp,
-		ck.ErrTopicException, ck.ErrTopicAuthorizationFailed, ck.ErrUnknownTopic, ck.ErrUnknownTopicOrPart, ck.ErrUnknownPartition:
+		ck.ErrTopicException, ck.ErrTopicAuthorizationFailed:
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnacknowledged, err)
