@@ -27,6 +27,10 @@ var (
 
 func TestMain(m *testing.M) {
 	embedded.RunChildIfAsked()
+	if os.Getenv(childBroker) != "" {
+		runChild()
+		return
+	}
 	os.Exit(run(m))
 }
 

@@ -60,7 +60,7 @@ func (s *Service) session(ctx context.Context, letters *kafka.Producer) error {
 	x.stop()
 	if x.storing != nil {
 		if err := <-x.stored; err != nil {
-			s.tel.Log.Info("sink gave up a batch; its records are read again", "records", x.storing.records, "err", err)
+			s.tel.Log.InfoContext(ctx, "sink gave up a batch; its records are read again", "records", x.storing.records, "err", err)
 		}
 	}
 	s.m.forget(slices.Collect(maps.Keys(x.owned))...)
