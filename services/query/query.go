@@ -43,7 +43,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		MaxStreams:   1000,
-		MaxCatchUps:  16,   // each reads ahead up to 20,000 records a partition
+		MaxCatchUps:  64,   // each has a client of its own that reads ahead up to 1 MiB
 		Buffer:       8192, // a burst, such as a minute's end of all users, fits; with 0.5 to 2 KiB each, that is 4 to 16 MiB a topic when full
 		Heartbeat:    5 * time.Second,
 		SendTimeout:  15 * time.Second,

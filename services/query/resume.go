@@ -157,7 +157,9 @@ func (e *sendError) Unwrap() error { return e.error }
 
 func (s *sender[T]) readLog(ctx context.Context) error {
 	f := s.feed
-	reader, err := kafka.NewReader(f.kafka, f.tel)
+	cfg := f.kafka
+	cfg.ReadAhead, cfg.ReadAheadBytes = 2*catchUpBatch, 1<<20 // there may be MaxCatchUps of them
+	reader, err := kafka.NewReader(cfg, f.tel)
 	if err != nil {
 		return err
 	}
