@@ -40,7 +40,7 @@ type ConversationMetrics struct {
 	Rate float64 `protobuf:"fixed64,6,opt,name=rate,proto3" json:"rate,omitempty"`
 	// Most messages in one 5 s step of the window.
 	Peak uint32 `protobuf:"varint,7,opt,name=peak,proto3" json:"peak,omitempty"`
-	// Mean seconds from a message to the one before it by someone else, both in the window; 0 without any.
+	// Mean seconds from a message to the one directly before it, where that is by someone else and both are in the window; 0 without any.
 	ReplySeconds float64 `protobuf:"fixed64,8,opt,name=reply_seconds,json=replySeconds,proto3" json:"reply_seconds,omitempty"`
 	// Replies that mean is over.
 	Replies uint32 `protobuf:"varint,9,opt,name=replies,proto3" json:"replies,omitempty"`

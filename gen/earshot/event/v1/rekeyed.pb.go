@@ -187,7 +187,7 @@ func (x *SenderEvent) GetLogAgeMs() int64 {
 }
 
 // TermTotals carries word counts of one partition of chat.messages to the owner of the words. Internal topic.
-// Counts are totals so far: a reader replaces what it had for the same source partition, pane and term.
+// Counts are totals so far: for the same source partition, pane and term a reader keeps the larger count and joins the senders, never adds.
 type TermTotals struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Partition of chat.messages the counts come from.
@@ -260,7 +260,7 @@ func (x *TermTotals) GetPanes() []*TermPane {
 	return nil
 }
 
-// TermPane holds terms of one pane of 30 s.
+// TermPane holds terms of one pane of 30 s. Without terms it only says that the pane was touched, by copies, and is to be remembered longer.
 type TermPane struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Start of the pane in milliseconds since the epoch; a multiple of its length.
