@@ -105,9 +105,8 @@ func TestAlertsEqualTheReference(t *testing.T) {
 		threshold := 3 + rnd.IntN(5)
 		w := newWorld(seed, 1+int(seed%3), DefaultConfig(), factories{bySender: []SenderFactory{detector(threshold)}})
 		all := traffic(rnd, w.clock, 400, 1500+rnd.IntN(6000))
-		again := 0
-		if seed%2 == 0 { // all of it is replayed: at once, or a day later
-			again = len(all)
+		if seed%2 == 0 { // what is old is replayed: at once, or a day later
+			again := len(all)
 			later := all[len(all)-1].accepted - all[0].accepted + []int64{1000, 24 * 3600 * 1000}[rnd.IntN(2)]
 			for _, s := range all[:again] {
 				if s.m.Backfill {

@@ -39,7 +39,7 @@ func BenchmarkAlert(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // nothing to lose
+	defer r.Close()
 	at := map[kafka.TopicPartition]int64{}
 	for i := range kcfg.Topics.Alerts.Partitions {
 		at[kafka.TopicPartition{Topic: kcfg.Topics.Alerts.Name, Partition: int32(i)}] = kafka.FirstOffset //nolint:gosec // few

@@ -197,7 +197,7 @@ func recording(t *testing.T, path string) []sim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	var msgs []sim
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)

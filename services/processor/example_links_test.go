@@ -145,7 +145,7 @@ func TestLinksExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close() //nolint:errcheck // nothing to lose
+	defer reader.Close()
 	at := map[kafka.TopicPartition]int64{}
 	for p := range topic.Partitions {
 		at[kafka.TopicPartition{Topic: topic.Name, Partition: int32(p)}] = kafka.FirstOffset

@@ -124,7 +124,7 @@ func (h *Host) keep(ctx context.Context, l *loop) error {
 		}
 		if ctx.Err() != nil {
 			if err != nil {
-				h.tel.Log.Warn("loop ended with an error", "group", l.group, "err", err)
+				h.tel.Log.WarnContext(ctx, "loop ended with an error", "group", l.group, "err", err)
 			}
 			return nil
 		}
@@ -135,7 +135,7 @@ func (h *Host) keep(ctx context.Context, l *loop) error {
 		if time.Since(began) > time.Minute {
 			wait = first
 		}
-		h.tel.Log.Error("loop goes back to its commits", "group", l.group, "after", wait, "err", err)
+		h.tel.Log.ErrorContext(ctx, "loop goes back to its commits", "group", l.group, "after", wait, "err", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -201,7 +201,7 @@ func (h *Host) askEnds(ctx context.Context) {
 	offsets, err := h.admin.EndOffsets(ctx, h.kafka.Topics.Messages.Name)
 	if err != nil {
 		if ctx.Err() == nil {
-			h.tel.Log.Debug("ends of partitions unknown", "err", err)
+			h.tel.Log.DebugContext(ctx, "ends of partitions unknown", "err", err)
 		}
 		return
 	}
@@ -232,7 +232,8 @@ func (h *Host) snapshot(a kafka.Assignment) snapshot {
 	}
 	s, err := decodeSnapshot(a.Metadata)
 	if err != nil || s.low > a.Committed {
-		h.tel.Log.Warn("nothing is known of what came before the commit; windows under way start anew", "topic", a.Topic, "partition", a.Partition, "offset", a.Committed, "err", err)
+		h.tel.Log.Warn("nothing is known of what came before the commit; windows under way start anew",
+			"topic", a.Topic, "partition", a.Partition, "offset", a.Committed, "err", err)
 		return snapshot{low: a.Committed}
 	}
 	return s

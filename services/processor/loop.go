@@ -271,7 +271,8 @@ func (l *loop) Revoked(gone []kafka.TopicPartition) {
 	for l.ledger.outstanding() > 0 {
 		left := time.Until(deadline)
 		if left <= 0 || l.ledger.err() != nil {
-			l.host.tel.Log.Warn("partitions given up without a commit: what was written is not acknowledged", "group", l.group, "outstanding", l.ledger.outstanding(), "err", l.ledger.err())
+			l.host.tel.Log.Warn("partitions given up without a commit: what was written is not acknowledged",
+				"group", l.group, "outstanding", l.ledger.outstanding(), "err", l.ledger.err())
 			return
 		}
 		l.awaitAck(left)

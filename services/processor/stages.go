@@ -30,7 +30,7 @@ func (g *sourceStage) open(ctx context.Context, l *loop, given []kafka.Assignmen
 }
 
 func (g *sourceStage) advance(p partition, now int64) {
-	s := p.(*source) //nolint:errcheck // this stage opens nothing else
+	s := p.(*source)
 	s.advance(now, g.host.ends.Load().idle(s.partition, s.next))
 }
 
@@ -45,7 +45,7 @@ func (g *sourceStage) turn(l *loop, now int64) error {
 	var furthest kafka.TopicPartition
 	most := watermark + pauseAhead
 	for tp, p := range l.parts {
-		clock := p.partition.(*source).clock //nolint:errcheck // this stage opens nothing else
+		clock := p.partition.(*source).clock
 		if g.paused[tp] {
 			// One that the watermark has caught up with is what the others wait for.
 			if waiting < int64(g.host.cfg.WaitingEvents)/2 || clock <= watermark+pauseAhead {
@@ -122,7 +122,7 @@ func (g *rekeyedStage) open(ctx context.Context, l *loop, given []kafka.Assignme
 	}
 	restore := func(partition int32, r *alertRecord) {
 		tp := kafka.TopicPartition{Topic: g.host.kafka.Topics.SenderEvents.Name, Partition: partition}
-		parts[tp].(*senders).restore(r.alert, r.time) //nolint:errcheck // made above
+		parts[tp].(*senders).restore(r.alert, r.time)
 	}
 	if err := g.host.readAlerts(ctx, since, restore); err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (g *rekeyedStage) open(ctx context.Context, l *loop, given []kafka.Assignme
 }
 
 func (g *rekeyedStage) advance(p partition, _ int64) {
-	p.(interface{ advance(int) }).advance(g.host.ends.Load().sources()) //nolint:errcheck // both kinds have it
+	p.(interface{ advance(int) }).advance(g.host.ends.Load().sources())
 }
 
 // turn tells the other loop how far this one is.

@@ -243,7 +243,12 @@ func TestMetricsHaveTheirNames(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	msgs := chat(rand.New(rand.NewPCG(5, 1)), now()-24*3600*1000, 100)
 	late, _ := message(now()-3600*1000, 1, "conv-late", "ann", "too late", false)
 	produce(t, kcfg, now, append(msgs, sim{m: late}))
