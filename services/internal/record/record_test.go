@@ -69,6 +69,7 @@ func TestMessageRefuses(t *testing.T) {
 		{"no id", record.FieldRequired, "message_id", message(func(m *eventv1.Message) { m.MessageId = "" })},
 		{"foreign id", record.FieldInvalid, "message_id", message(func(m *eventv1.Message) { m.MessageId = "msg-1705412345678901234" })},
 		{"id of the year 9000", record.TimeOutOfRange, "message_id", message(func(m *eventv1.Message) { m.MessageId = "msg-ca000000-0000-7000-8000-000000000000" })},
+		{"id with a dash too many", record.FieldInvalid, "message_id", message(func(m *eventv1.Message) { m.MessageId = m.MessageId[:38] + "-0" })},
 		{"no time", record.FieldRequired, "created_at", message(func(m *eventv1.Message) { m.CreatedAt = nil })},
 		{"another time", record.FieldInvalid, "created_at", message(func(m *eventv1.Message) { m.CreatedAt = timestamppb.New(at.Add(time.Millisecond)) })},
 		{"negative nanos", record.TimeOutOfRange, "created_at", message(func(m *eventv1.Message) { m.CreatedAt.Nanos = -1 })},
