@@ -172,7 +172,29 @@ func (l *loop) write(o output) {
 		defer span.End()
 	}
 	o.record.Timestamp = time.UnixMilli(l.host.now())
-	l.host.producer.Send(ctx, o.record, l.ledger.open(o))
+	l.send(ctx, o.record, l.ledger.open(o))
+}
+
+// send writes a record, once there is room for it in the producer's buffer, which large word totals can fill before Config.Outstanding is reached.
+func (l *loop) send(ctx context.Context, r kafka.Record, done func(kafka.Record, error)) {
+	for {
+		full := false
+		l.host.producer.Send(ctx, r, func(r kafka.Record, err error) {
+			if errors.Is(err, kafka.ErrBufferFull) { // told before Send returns
+				full = true
+				return
+			}
+			done(r, err)
+		})
+		if !full {
+			return
+		}
+		if err := l.ledger.err(); err != nil {
+			done(r, err)
+			return
+		}
+		l.waitAck(10 * time.Millisecond) // the other loop's count, too
+	}
 }
 
 // replaceRefused writes dead letters for what brokers will never take.
@@ -186,22 +208,26 @@ func (l *loop) replaceRefused() {
 			if o.record.Timestamp.IsZero() {
 				o.record.Timestamp = time.UnixMilli(l.host.now())
 			}
-			l.host.producer.Send(context.Background(), o.record, l.ledger.outcome(o, r.count))
+			l.send(context.Background(), o.record, l.ledger.outcome(o, r.count))
 		default:
 			return
 		}
 	}
 }
 
-// awaitAck waits for an acknowledgement, or a failure, up to d.
+// awaitAck waits for an acknowledgement, or a failure, up to d, and sees to refusals.
 func (l *loop) awaitAck(d time.Duration) {
+	l.waitAck(d)
+	l.replaceRefused()
+}
+
+func (l *loop) waitAck(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-l.ledger.changed:
 	case <-t.C:
 	}
-	l.replaceRefused()
 }
 
 // commitDue starts a commit every Config.CommitEvery, and ends it once what it answers for is acknowledged. Reading goes on between.

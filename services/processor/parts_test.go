@@ -2,6 +2,7 @@ package processor
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,6 +160,34 @@ func TestSampledReadsTraceparent(t *testing.T) {
 		if ok != want || ok && (sc.TraceID().String() != value[3:35] || sc.SpanID().String() != value[36:52]) {
 			t.Errorf("%q: %v, %v", value, sc, ok)
 		}
+	}
+}
+
+// The longest ids there are must not make a batch that brokers refuse.
+func TestBatchesStaySmall(t *testing.T) {
+	w := newWorld(1, 1, DefaultConfig(), factories{})
+	long := strings.Repeat("\U00020000", 128) // a letter of four bytes
+	for i := range 3000 {
+		m, id := message(w.clock, i, long, long, "x", false)
+		w.send(sim{accepted: w.clock, m: m, id: id})
+	}
+	h := w.hosts[0]
+	for _, tp := range sorted(h.parts) {
+		h.poll(tp, 1<<30)
+	}
+	events := 0
+	for _, r := range h.queue {
+		var b eventv1.SenderEvents
+		if err := proto.Unmarshal(r.Value, &b); err != nil {
+			t.Fatal(err)
+		}
+		events += len(b.Events)
+		if len(r.Value) > 600<<10 {
+			t.Errorf("a batch of %d bytes", len(r.Value))
+		}
+	}
+	if events != 3000 {
+		t.Errorf("%d events of 3000", events)
 	}
 }
 

@@ -43,7 +43,11 @@ type batch struct {
 	events []*eventv1.SenderEvent
 	times  []int64 // log times of events
 	traces []byte
+	bytes  int // about what events take
 }
+
+// batchBytes bounds a batch, well below what brokers take (1 MiB by default): a batch that is refused would hold its partition for ever.
+const batchBytes = 512 << 10
 
 // heartbeat is how often, in milliseconds, each internal partition hears from each source partition, events or not.
 const heartbeat = 1000
@@ -132,7 +136,8 @@ func (s *source) forward(r *kafka.Record, m *eventv1.Message, id []byte, at rece
 	}
 	b.events = append(b.events, &eventv1.SenderEvent{UserId: sender, ConversationId: m.ConversationId, Uuid: id, Offset: r.Offset})
 	b.times = append(b.times, s.logTime)
-	if len(b.events) >= s.cfg.BatchEvents {
+	b.bytes += len(sender) + len(m.ConversationId) + 48
+	if len(b.events) >= s.cfg.BatchEvents || b.bytes >= batchBytes {
 		s.send(to, max(s.clock, s.logTime), b.sentAt)
 	}
 }
@@ -191,7 +196,7 @@ func (s *source) send(to int32, logTime, now int64) {
 	}
 	s.write(o)
 	clear(b.events)
-	b.from, b.sentAt, b.events, b.times, b.traces = s.next, now, b.events[:0], b.times[:0], nil
+	b.from, b.sentAt, b.events, b.times, b.traces, b.bytes = s.next, now, b.events[:0], b.times[:0], nil, 0
 }
 
 func (s *source) flush() {
