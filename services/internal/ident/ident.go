@@ -94,7 +94,7 @@ func Parse(id string) (UUID, error) {
 	}
 	at := 0
 	for i := 0; i < 36; i += 2 {
-		if h[i] == '-' {
+		if i == 8 || i == 13 || i == 18 || i == 23 { // the dashes; any other is no digit
 			i++
 		}
 		hi, lo := nibble(h[i]), nibble(h[i+1])

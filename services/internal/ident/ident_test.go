@@ -44,6 +44,8 @@ func TestParseRefuses(t *testing.T) {
 		"wrong variant":     good[:23] + "0" + good[24:],
 		"trailing":          good + "0",
 		"dash moved":        good[:11] + "-" + good[11:12] + good[13:],
+		"a dash too many":   "msg-00000000-0000-7000-8000-0000000000-0",
+		"only dashes":       "msg-" + strings.Repeat("-", 36),
 		"not hex":           good[:len(good)-1] + "g",
 		"nanoseconds":       "msg-1705412345678901234",
 		"bytes of a letter": good[:len(good)-2] + "é",
@@ -52,6 +54,16 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%s: Parse(%q) succeeded", name, id)
 		}
 	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(ident.New(time.UnixMilli(0)).MessageID())
+	f.Add("msg-00000000-0000-7000-8000-0000000000-0")
+	f.Fuzz(func(t *testing.T, id string) {
+		if u, err := ident.Parse(id); err == nil && u.MessageID() != id {
+			t.Errorf("Parse(%q) succeeded, but that is written %q", id, u.MessageID())
+		}
+	})
 }
 
 func TestHashedDependsOnEveryPart(t *testing.T) {
