@@ -171,6 +171,10 @@ func (a *Admin) offsets(ctx context.Context, topic string, spec ck.OffsetSpec) (
 // Committed returns how far a group is in each partition of a topic; partitions it never committed are absent.
 func (a *Admin) Committed(ctx context.Context, group, topic string) (map[int32]int64, error) {
 	res, err := a.client.ListConsumerGroupOffsets(ctx, []ck.ConsumerGroupTopicPartitions{{Group: group}}, ck.SetAdminRequestTimeout(timeout(ctx)))
+	var kerr ck.Error
+	if errors.As(err, &kerr) && kerr.Code() == ck.ErrGroupIDNotFound {
+		return map[int32]int64{}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask for the offsets of group %s: %w", group, err)
 	}

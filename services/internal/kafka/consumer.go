@@ -173,8 +173,8 @@ func (c *Consumer) Poll(ctx context.Context, limit int, wait time.Duration) ([]R
 	for len(recs) < limit {
 		left := 0
 		if len(recs) == 0 {
-			// Short slices, since the client does not know ctx.
-			left = int(min(time.Until(deadline), 100*time.Millisecond) / time.Millisecond)
+			// Short slices, since the client does not know ctx; rounded up, or the last millisecond would be spent spinning.
+			left = int((min(time.Until(deadline), 100*time.Millisecond) + time.Millisecond - 1) / time.Millisecond)
 			if ctx.Err() != nil {
 				return nil, nil //nolint:nilerr // an ended ctx is the caller's own doing
 			}
@@ -212,7 +212,12 @@ func (c *Consumer) clientError(e ck.Error) error {
 	case e.IsFatal(), e.Code() == ck.ErrTopicAuthorizationFailed, e.Code() == ck.ErrGroupAuthorizationFailed:
 		return fmt.Errorf("consumer: %w", e)
 	}
-	c.tel.Log.Debug("kafka consumer", "err", e)
+	switch e.Code() {
+	case ck.ErrTransport, ck.ErrAllBrokersDown, ck.ErrTimedOut, ck.ErrResolve: // told by the client's own log
+		c.tel.Log.Debug("kafka consumer", "err", e)
+	default: // some never pass, such as a session timeout that the brokers do not allow
+		c.tel.Log.Warn("kafka consumer", "err", e)
+	}
 	return nil
 }
 

@@ -251,6 +251,23 @@ func TestPartitionsAreHandedOver(t *testing.T) {
 	until("all of them again", func() bool { return len(one.given) == 9 }, a)
 }
 
+func TestWaitingIsCheap(t *testing.T) {
+	r, err := kafka.NewReader(kafkatest.Start(t), telemetry.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	wait := func() {
+		if _, err := r.Poll(t.Context(), 10, 10*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Each look at the client's queue allocates.
+	if n := testing.AllocsPerRun(20, wait); n > 100 {
+		t.Errorf("waiting 10 ms for nothing: %v allocations, want a few", n)
+	}
+}
+
 func TestWhatRetentionPassedIsAnError(t *testing.T) {
 	cfg := kafkatest.Start(t)
 	topic := cfg.Topics.Alerts
@@ -398,6 +415,9 @@ func TestOffsets(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
+	}
+	if got, err := a.Committed(t.Context(), "no-such-group", topic); err != nil || len(got) > 0 {
+		t.Errorf("a missing group committed %v, %v", got, err)
 	}
 	if _, err := a.EndOffsets(t.Context(), "no-such-topic"); err == nil || !strings.Contains(err.Error(), "earshot topics apply") {
 		t.Errorf("a missing topic: %v, want a hint at topics apply", err)
