@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/earshot/earshot/gen"
@@ -14,14 +15,14 @@ type object = map[string]any
 // openAPI returns the OpenAPI v2 document: what buf wrote from the protos, with what protos can not say: health, the formats of streams, headers, errors.
 func openAPI(version string) ([]byte, error) {
 	var doc struct {
-		Swagger     string            `json:"swagger"`
-		Info        object            `json:"info"`
-		BasePath    string            `json:"basePath"`
-		Tags        []object          `json:"tags"`
-		Consumes    []string          `json:"consumes"`
-		Produces    []string          `json:"produces"`
-		Paths       map[string]object `json:"paths"`
-		Definitions map[string]object `json:"definitions"`
+		Swagger     string                     `json:"swagger"`
+		Info        object                     `json:"info"`
+		BasePath    string                     `json:"basePath"`
+		Tags        []object                   `json:"tags"`
+		Consumes    []string                   `json:"consumes"`
+		Produces    []string                   `json:"produces"`
+		Paths       map[string]object          `json:"paths"`
+		Definitions map[string]json.RawMessage `json:"definitions"` // as written: fields keep their order
 	}
 	if err := json.Unmarshal(gen.OpenAPI, &doc); err != nil {
 		return nil, fmt.Errorf("read the generated OpenAPI document: %w", err)
@@ -44,13 +45,15 @@ func openAPI(version string) ([]byte, error) {
 			describe(at, verb, op)
 		}
 	}
+	slices.SortStableFunc(doc.Tags, func(a, b object) int { return tagRank(a) - tagRank(b) })
 	doc.Tags = append(doc.Tags, object{"name": healthTag, "description": "Whether messages can be sent, and what else is well."})
 	maps.Copy(doc.Paths, healthOperations())
-	maps.Copy(doc.Definitions, extraDefinitions())
-	for _, name := range []string{"StreamAlertsResponse", "StreamTrendsResponse", "StreamConversationMetricsResponse", "StreamUserActivityResponse"} {
-		if d, ok := doc.Definitions[name]; ok {
-			d["properties"].(object)["error"] = object{"$ref": "#/definitions/Status", "description": "Why there are no more frames; only in the last."}
+	for name, d := range extraDefinitions() {
+		b, err := json.Marshal(d)
+		if err != nil {
+			return nil, fmt.Errorf("write the OpenAPI document: %w", err)
 		}
+		doc.Definitions[name] = b
 	}
 	b, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
@@ -60,6 +63,14 @@ func openAPI(version string) ([]byte, error) {
 }
 
 const healthTag = "Health"
+
+// tagRank puts what people begin with first.
+func tagRank(tag object) int {
+	if tag["name"] == "MessageService" {
+		return 0
+	}
+	return 1
+}
 
 func describe(at, verb string, op object) {
 	responses, _ := op["responses"].(object)
@@ -74,14 +85,14 @@ func describe(at, verb string, op object) {
 		op["produces"] = []string{mediaSSE, mediaNDJSON}
 		responses["200"] = object{
 			"description": "With Accept: text/event-stream, events whose data is one line of JSON, " + example(at) + ", and whose id is the resume token; event types heartbeat and error beside the " +
-				"unnamed ones. Otherwise NDJSON: the same object per line, with resume_token beside it.",
+				"unnamed ones. Otherwise NDJSON: the same object per line, with resume_token beside it. A last frame with error, a Status, says why there are no more.",
 			"schema": object{"$ref": "#/definitions/" + name + "Response"},
 		}
 		parameters = append(parameters, header("Last-Event-ID", "The id of the last event that was heard, as browsers send when they come back. Wins over resume_token and since."))
 	case verb == "post" && op["operationId"] == "MessageService_SendMessage":
 		parameters = append(parameters, header("Idempotency-Key", "The same as message_id, for a body that has none."))
 	}
-	op["parameters"] = append(parameters, header(requestIDHeader, "Comes back in the answer, for finding one request in logs."))
+	op["parameters"] = parameters
 }
 
 // example is a frame in short.
