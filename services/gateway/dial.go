@@ -10,9 +10,11 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/earshot/earshot/services/internal/telemetry"
 )
@@ -86,7 +88,7 @@ func (r *Remote) take() (*streamConn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, grpc.ErrClientConnClosing
+		return nil, status.Error(codes.Canceled, "the connections are closed")
 	}
 	for _, c := range r.streams {
 		if c.open < streamsPerConn {

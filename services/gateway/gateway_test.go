@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/metadata"
 )
 
 func TestPages(t *testing.T) {
@@ -117,6 +121,22 @@ func TestHosts(t *testing.T) {
 	srv = serve(t, newStand(), func(c *Config, _ *Backends) { c.Hosts = []string{"*"} })
 	if a := do(t, srv, "GET", "/healthz", "", "Host", "any.example"); a.code != 200 {
 		t.Errorf("any host: %d", a.code)
+	}
+}
+
+// What a client claims about itself reaches no service: only its request id does, and where it comes from in truth.
+func TestOnlyListedHeadersPass(t *testing.T) {
+	forged := []string{"Grpc-Metadata-User", "root", "X-Forwarded-For", "1.2.3.4", "X-Forwarded-Host", "evil.example", "Cookie", "a=b", "X-Request-Id", "id-1", "User-Agent", "x"}
+	for proxy, from := range map[string]string{"10.0.0.0/8": "127.0.0.1", "127.0.0.0/8": "1.2.3.4, 127.0.0.1"} {
+		s := newStand()
+		srv := serve(t, s, func(c *Config, _ *Backends) { c.TrustedProxies = []string{proxy} })
+		if a := do(t, srv, "POST", "/api/v1/messages/send", `{"sender_id":"a","receiver_id":"b","content":"x"}`, forged...); a.code != 200 {
+			t.Fatalf("%d %s", a.code, a.text)
+		}
+		delete(s.sent, "x-forwarded-host")
+		if want := (metadata.MD{"x-request-id": {"id-1"}, "x-forwarded-for": {from}}); !maps.EqualFunc(s.sent, want, slices.Equal) {
+			t.Errorf("behind %s: %v, want %v", proxy, s.sent, want)
+		}
 	}
 }
 

@@ -155,9 +155,9 @@ func (h *health) run(ctx context.Context, p *probe) string {
 	now := outside(err)
 	if now != p.was && p.Name != "" {
 		if now == "" {
-			h.tel.Log.Info("dependency is well again", "dependency", p.Name)
+			h.tel.Log.InfoContext(ctx, "dependency is well again", "dependency", p.Name)
 		} else {
-			h.tel.Log.Warn("dependency is not well", "dependency", p.Name, "err", err)
+			h.tel.Log.WarnContext(ctx, "dependency is not well", "dependency", p.Name, "err", err)
 		}
 	}
 	p.was = now

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	apiv1 "github.com/earshot/earshot/gen/earshot/api/v1"
 	"github.com/earshot/earshot/services/internal/apierror"
@@ -37,6 +38,7 @@ type stand struct {
 
 	mu     sync.Mutex
 	asked  *apiv1.StreamAlertsRequest
+	sent   metadata.MD // with the last SendMessage
 	active int
 }
 
@@ -52,7 +54,10 @@ func (s *stand) register(r grpc.ServiceRegistrar) {
 	apiv1.RegisterUserServiceServer(r, s)
 }
 
-func (s *stand) SendMessage(_ context.Context, m *apiv1.SendMessageRequest) (*apiv1.SendMessageResponse, error) {
+func (s *stand) SendMessage(ctx context.Context, m *apiv1.SendMessageRequest) (*apiv1.SendMessageResponse, error) {
+	s.mu.Lock()
+	s.sent, _ = metadata.FromIncomingContext(ctx)
+	s.mu.Unlock()
 	switch m.GetSenderId() {
 	case "panic":
 		panic("secret")

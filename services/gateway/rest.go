@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -43,7 +45,10 @@ func (g *Gateway) serveREST(w http.ResponseWriter, r *http.Request, found []*rou
 		g.serveStream(w, r, rt, query)
 		return
 	}
-	g.mux.ServeHTTP(w, r)
+	// A service keeps the deadline itself and says what became of the call; ours is a little longer, for one that can not be reached any more.
+	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.CallDeadline+time.Second)
+	defer cancel()
+	g.mux.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // admit holds a request to our bounds and rules, reads its body, and returns its query.

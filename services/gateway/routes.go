@@ -25,12 +25,12 @@ type route struct {
 	method   protoreflect.MethodDescriptor
 }
 
-func (r *route) rpc() string {
-	return "/" + string(r.method.Parent().FullName()) + "/" + string(r.method.Name())
+func (rt *route) rpc() string {
+	return "/" + string(rt.method.Parent().FullName()) + "/" + string(rt.method.Name())
 }
 
 // batch says whether the request is a list of others.
-func (r *route) batch() bool { return strings.HasSuffix(r.path, ":batch") }
+func (rt *route) batch() bool { return strings.HasSuffix(rt.path, ":batch") }
 
 // routes returns what the protos serve over HTTP; paths without variables come first, as they win.
 func routes() ([]*route, error) {
@@ -105,11 +105,11 @@ func match(all []*route, escaped string) (found []*route, segments []string) {
 	return found, segments
 }
 
-func (r *route) matches(segments []string) bool {
-	if len(r.segments) != len(segments) {
+func (rt *route) matches(segments []string) bool {
+	if len(rt.segments) != len(segments) {
 		return false
 	}
-	for i, s := range r.segments {
+	for i, s := range rt.segments {
 		if _, ok := variable(s); !ok && s != segments[i] {
 			return false
 		} else if ok && segments[i] == "" {
@@ -120,8 +120,8 @@ func (r *route) matches(segments []string) bool {
 }
 
 // checkPath refuses what no id can be. The protos of requests that only look something up leave that open.
-func (r *route) checkPath(segments []string) error {
-	for i, s := range r.segments {
+func (rt *route) checkPath(segments []string) error {
+	for i, s := range rt.segments {
 		field, ok := variable(s)
 		if !ok {
 			continue

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -109,7 +110,12 @@ func TestRemoteSpreadsStreams(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(ctx, lis) }()
-	defer func() { cancel(); <-served }()
+	defer func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
 	remote, err := Dial(lis.Addr().String(), tel)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +168,7 @@ func TestLocalRefusesWhatItHasNot(t *testing.T) {
 	if err := l.Invoke(t.Context(), "/no.Service/None", nil, nil); err == nil {
 		t.Error("unknown method")
 	}
-	if _, err := apiv1.NewMessageServiceClient(l).StreamMessages(t.Context()); err == nil || err == io.EOF {
+	if _, err := apiv1.NewMessageServiceClient(l).StreamMessages(t.Context()); err == nil || errors.Is(err, io.EOF) {
 		t.Error("a stream of requests")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,7 +67,7 @@ func (m *mesh) follow(path string, header ...string) *follower {
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := http.DefaultClient.Do(req) //nolint:bodyclose // the follower does, at the test's end
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -190,7 +191,7 @@ func TestStreams(t *testing.T) {
 						break
 					}
 				}
-				if _, err := f.next(); err != io.EOF {
+				if _, err := f.next(); !errors.Is(err, io.EOF) {
 					t.Errorf("after the last frame: %v", err)
 				}
 			})
