@@ -22,7 +22,7 @@ type Admin struct {
 
 // NewAdmin returns an admin. It does not wait for brokers.
 func NewAdmin(cfg Config) (*Admin, error) {
-	p, err := ck.NewProducer(with(cfg.client(), ck.ConfigMap{}))
+	p, err := ck.NewProducer(with(cfg.client(), ck.ConfigMap{"go.events.channel.size": 64, "go.produce.channel.size": 1}))
 	if err != nil {
 		return nil, fmt.Errorf("create admin: %w", err)
 	}

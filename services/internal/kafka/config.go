@@ -108,6 +108,7 @@ func (c Config) client() ck.ConfigMap {
 		"reconnect.backoff.max.ms":           2_000,
 		"broker.address.family":              "any",
 		"go.logs.channel.enable":             true,
+		"go.logs.channel":                    make(chan ck.LogEvent, 64), // its own would take a MiB for each client
 	}
 }
 

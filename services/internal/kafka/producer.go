@@ -36,6 +36,10 @@ func NewProducer(cfg Config, tel telemetry.T) (*Producer, error) {
 	return p, nil
 }
 
+// eventsAhead is how many acknowledgements wait for the goroutine that hands them out. The client's own channels, for a million each, would be 24 MiB of
+// pointers that every garbage collection reads.
+const eventsAhead = 4096
+
 func (p *Producer) start() error {
 	c, err := ck.NewProducer(with(p.cfg.client(), ck.ConfigMap{
 		"acks":                         "all",
@@ -49,6 +53,8 @@ func (p *Producer) start() error {
 		"message.max.bytes":            8 << 20,
 		"batch.size":                   1 << 20,
 		"go.delivery.report.fields":    "none", // key and value are the caller's already
+		"go.events.channel.size":       eventsAhead,
+		"go.produce.channel.size":      1, // not used
 	}))
 	if err != nil {
 		return fmt.Errorf("create producer: %w", err)
