@@ -202,6 +202,9 @@ func (r *replay) attempt(ctx context.Context) (done bool, err error) {
 // send writes lines until the recording ends.
 func (r *replay) send(ctx context.Context, stream apiv1.MessageService_StreamMessagesClient, again []line, slots chan struct{}) error {
 	put := func(l line) error {
+		if err := r.pace(ctx, l.request.CreatedAt.AsTime()); err != nil {
+			return err
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -243,11 +246,8 @@ func (r *replay) send(ctx context.Context, stream apiv1.MessageService_StreamMes
 			r.count(func(t *Totals) { t.Resumed++ })
 			continue
 		}
-		if err := r.pace(ctx, l.request.CreatedAt.AsTime()); err != nil {
-			return err
-		}
 		r.mu.Lock()
-		r.pending = append(r.pending, l) // before it is sent: whatever happens then, it is not forgotten
+		r.pending = append(r.pending, l) // before its turn comes: whatever happens then, it is not forgotten
 		r.mu.Unlock()
 		if err := put(l); err != nil {
 			return err
