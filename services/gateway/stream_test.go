@@ -172,3 +172,29 @@ func TestLocalRefusesWhatItHasNot(t *testing.T) {
 		t.Error("a stream of requests")
 	}
 }
+
+// A service that can not be reached is said to be away without a word of where it was looked for; of a write nobody knows then whether it got there.
+func TestServiceAway(t *testing.T) {
+	lis, err := server.Listen(t.Context(), server.GRPCPort, "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := lis.Addr().String()
+	_ = lis.Close()
+	remote, err := Dial(addr, telemetry.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.Close()
+	srv := serve(t, newStand(), func(_ *Config, b *Backends) { b.Ingest, b.Query = remote, remote })
+	for _, tt := range []struct{ method, path, body, reason string }{
+		{"POST", "/api/v1/messages/send", `{"sender_id":"a","receiver_id":"b","content":"x"}`, "OUTCOME_UNKNOWN"},
+		{"GET", "/api/v1/alerts", "", "UNAVAILABLE"},
+		{"GET", "/api/v1/alerts/stream", "", "UNAVAILABLE"},
+	} {
+		a := do(t, srv, tt.method, tt.path, tt.body)
+		if a.code != 503 || !strings.Contains(a.text, `"reason":"`+tt.reason+`"`) || strings.Contains(a.text, addr) || a.header.Get("Retry-After") != "1" {
+			t.Errorf("%s: %d %v %s", tt.path, a.code, a.header, a.text)
+		}
+	}
+}
