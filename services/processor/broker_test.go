@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -65,7 +66,8 @@ func (r *running) end(t *testing.T) {
 			close(r.done)
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("host does not stop")
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("host does not stop:\n%s", stacks[:runtime.Stack(stacks, true)])
 	}
 }
 

@@ -50,12 +50,14 @@ type loop struct {
 	ledger   *ledger
 	common   *common
 
-	fresh    map[kafka.TopicPartition]bool         // assigned during the poll under way
-	pending  map[kafka.TopicPartition]kafka.Commit // to be committed once the ledger is settled; nil: none
-	commitAt int64                                 // when the next commit is due
-	reportAt int64
-	running  bool // it has told so
-	broken   bool // what is in memory must not be committed
+	fresh      map[kafka.TopicPartition]bool         // assigned during the poll under way
+	pending    map[kafka.TopicPartition]kafka.Commit // to be committed once the ledger is settled; nil: none
+	asked      map[kafka.TopicPartition]kafka.Commit // by the commit under way
+	committing chan error                            // its answer; nil: none is under way
+	commitAt   int64                                 // when the next commit is due
+	reportAt   int64
+	running    bool // it has told so
+	broken     bool // what is in memory must not be committed
 }
 
 // held is a partition in a loop's hands.
@@ -70,14 +72,14 @@ type held struct {
 // run works until ctx ends, and then commits what it can; or until something fails, after which everything is to be read again from the commits.
 func (l *loop) run(ctx context.Context) (err error) {
 	l.ctx, l.parts, l.fresh, l.ledger = ctx, map[kafka.TopicPartition]*held{}, map[kafka.TopicPartition]bool{}, newLedger()
-	l.pending, l.commitAt, l.running, l.broken = nil, 0, false, false
+	l.pending, l.committing, l.commitAt, l.running, l.broken = nil, nil, 0, false, false
 	l.common = l.host.common(l.write)
 	if l.consumer, err = kafka.NewConsumer(l.host.kafka, l.group, l.topics, l, l.host.tel); err != nil {
 		return err
 	}
 	defer func() {
 		l.broken = err != nil || l.host.abandon.Load()
-		err = errors.Join(err, l.consumer.Close()) // which calls Revoked
+		err = errors.Join(err, l.close())
 	}()
 	for ctx.Err() == nil {
 		if err := l.once(ctx); err != nil {
@@ -242,21 +244,76 @@ func (l *loop) commitDue(now int64) error {
 		}
 		l.ledger.cut()
 	}
-	if l.pending == nil || !l.ledger.settled() {
-		return nil
-	}
-	offsets := l.pending
-	l.pending = nil
-	if err := l.consumer.Commit(offsets); err != nil {
-		// While a group is rebalancing it takes no commits. Those who keep their partitions commit again, those who lose them are told.
-		l.host.tel.Log.Warn("commit refused, tried again with the next", "group", l.group, "err", err)
-		for tp := range offsets {
-			if p := l.parts[tp]; p != nil {
-				p.uncommitted()
-			}
+	if l.committing != nil {
+		select {
+		case err := <-l.committing:
+			l.committed(err)
+		default:
 		}
 	}
+	if l.pending == nil || l.committing != nil || !l.ledger.settled() {
+		return nil
+	}
+	l.asked, l.pending = l.pending, nil
+	l.committing = l.commit(l.asked)
 	return nil
+}
+
+// commit asks for offsets to be stored, and hands out the answer. It does not wait: while its group is rebalancing the client answers only once the loop
+// has polled.
+func (l *loop) commit(offsets map[kafka.TopicPartition]kafka.Commit) chan error {
+	done := make(chan error, 1)
+	consumer := l.consumer
+	go func() { done <- consumer.Commit(offsets) }()
+	return done
+}
+
+// committed takes the answer to the commit under way. While a group is rebalancing it takes none. Those who keep their partitions commit again, those who
+// lose them are told.
+func (l *loop) committed(err error) {
+	l.committing = nil
+	if err == nil {
+		return
+	}
+	l.host.tel.Log.Warn("commit refused, tried again with the next", "group", l.group, "err", err)
+	for tp := range l.asked {
+		if p := l.parts[tp]; p != nil {
+			p.uncommitted()
+		}
+	}
+}
+
+// answered waits for the commit under way up to d, and returns false if it has no answer then.
+func (l *loop) answered(d time.Duration) bool {
+	if l.committing == nil {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case err := <-l.committing:
+		l.committed(err)
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// close leaves the group. An unanswered commit still uses the client: it must end before, for which the client must be polled.
+func (l *loop) close() error {
+	for deadline := time.Now().Add(l.host.cfg.DrainWait); !l.answered(10 * time.Millisecond); {
+		if time.Now().After(deadline) {
+			return errors.New("a commit has no answer: the consumer is left to time out")
+		}
+		if _, err := l.consumer.Poll(context.Background(), 1, 10*time.Millisecond); err != nil {
+			l.broken = true
+		}
+	}
+	err := l.consumer.Close() // which calls Revoked
+	if !l.answered(l.host.cfg.DrainWait) {
+		err = errors.Join(err, errors.New("a commit has no answer"))
+	}
+	return err
 }
 
 // Assigned implements kafka.Rebalance.
@@ -302,6 +359,10 @@ func (l *loop) Revoked(gone []kafka.TopicPartition) {
 			return
 		}
 		l.awaitAck(left)
+	}
+	if !l.answered(time.Until(deadline)) {
+		l.host.tel.Log.Warn("partitions given up without a commit: one before it has no answer", "group", l.group)
+		return
 	}
 	if err := l.consumer.Commit(offsets); err != nil {
 		l.host.tel.Log.Warn("partitions given up without a commit", "group", l.group, "err", err)
