@@ -137,11 +137,12 @@ func (p *Process) tracerProvider(ctx context.Context, service string) *sdktrace.
 	return tp
 }
 
-// Service returns what the service of that name is handed. Its spans carry its own service.name even when services share a process.
+// Service returns what the service of that name is handed. Its spans carry its own service.name even when services share a process. The meter is the
+// same for all of them: two services count the same thing (failures of calls) into one counter, where two of one name would spoil the whole scrape.
 func (p *Process) Service(ctx context.Context, name string) T {
 	return T{
 		Log:    p.log.With("service", name),
-		Meter:  p.meters.Meter("github.com/earshot/earshot/services/" + name),
+		Meter:  p.meters.Meter("github.com/earshot/earshot"),
 		Tracer: p.tracerProvider(ctx, name).Tracer("github.com/earshot/earshot/services/" + name),
 	}
 }

@@ -26,6 +26,13 @@ func TestMetricsNamesAndLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Add(t.Context(), 3)
+	for _, service := range []string{"ingest", "gateway"} { // both have a server whose failures count
+		failures, err := p.Service(t.Context(), service).Meter.Int64Counter("earshot.server.failures")
+		if err != nil {
+			t.Fatal(err)
+		}
+		failures.Add(t.Context(), 2)
+	}
 	s := httptest.NewServer(p.Handler())
 	defer s.Close()
 	resp, err := http.Get(s.URL + "/metrics")
@@ -34,7 +41,7 @@ func TestMetricsNamesAndLogs(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
-	for _, want := range []string{"earshot_ingest_messages_total 3", "go_goroutines"} {
+	for _, want := range []string{"earshot_ingest_messages_total 3", "earshot_server_failures_total 4", "go_goroutines"} {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("/metrics lacks %q:\n%.2000s", want, body)
 		}
