@@ -85,6 +85,7 @@ func (c *config) roomSettings(t *settings) {
 	t.add("gateway.trusted_proxies", "addresses whose X-Forwarded-For is believed", listValue{&c.Gateway.TrustedProxies})
 	t.add("server.max_conns", "gRPC connections; 0 for no bound", intValue{&c.Server.MaxConns})
 	t.add("server.max_conns_per_addr", "gRPC connections from one address; 0 for no bound", intValue{&c.Server.MaxConnsPerAddress})
+	t.add("http.max_conns_per_addr", "HTTP connections from one address; 0 for no bound, as behind a proxy", intValue{&c.HTTP.MaxConnsPerAddress})
 	t.add("server.reflection", "let grpcurl and the like list the services", boolValue{&c.Server.Reflection})
 }
 
@@ -107,6 +108,9 @@ func (c *config) settle(t *settings) {
 	c.Ingest.Topics = c.Kafka.Topics
 	if t.by["ingest.allow_backfill"].from == "default" {
 		c.Ingest.AllowBackfill = c.loopback()
+	}
+	if !c.loopback() && t.by["gateway.hosts"].from == "default" {
+		c.Gateway.Hosts = []string{"*"} // who opens the port to others chooses the names
 	}
 	c.Gateway.Version, c.Gateway.CallDeadline = version(), c.Server.CallDeadline
 	c.Processor.Span = c.Anomaly.Span

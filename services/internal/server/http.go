@@ -40,7 +40,7 @@ func DefaultHTTPConfig() HTTPConfig {
 		IdleWait:           time.Minute,
 		MaxHeaderBytes:     16 << 10,
 		MaxConns:           2048,
-		MaxConnsPerAddress: 256,
+		MaxConnsPerAddress: 1024,
 		DrainWait:          20 * time.Second,
 	}
 }
