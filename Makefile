@@ -71,7 +71,12 @@ build: ## Build bin/earshot and fetch the ClickHouse engine into the user's cach
 	bin/earshot engine fetch
 
 .PHONY: bench
-bench: ## Run the benchmarks (PKG=./services/sink/... for some)
+bench: build ## Measure the whole mesh on this machine into docs/performance.md (ROW=batch for one row, printed only)
+	go build -o bin/bench ./services/tests/bench
+	EARSHOT_BIN=bin/earshot ROW=$(ROW) bin/bench
+
+.PHONY: bench-parts
+bench-parts: ## Run the benchmarks of single parts (PKG=./services/sink/... for some)
 	go test -run '^$$' -bench . -benchmem $(or $(PKG),./...)
 
 # Compared with the last release; before the first one with main, or on main itself with the commit

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -43,14 +43,15 @@ func (d *document) learn(ctx context.Context, m *mesh) error {
 	return nil
 }
 
-// library returns the version of a module that this program, and the binary of the same checkout, is built of.
-func library(path string) string {
-	info, _ := debug.ReadBuildInfo()
-	if info != nil {
-		for _, m := range info.Deps {
-			if m.Path == path {
-				return m.Version
-			}
+// library returns the version of a module that the measured binary is built of.
+func (d *document) library(path string) string {
+	info, err := buildinfo.ReadFile(d.opts.Binary)
+	if err != nil {
+		return "unknown"
+	}
+	for _, m := range info.Deps {
+		if m.Path == path {
+			return m.Version
 		}
 	}
 	return "unknown"
@@ -80,7 +81,7 @@ func (d *document) write(path string) error {
 	p("| date | %s, %d minutes |", d.began.UTC().Format("2006-01-02 15:04 UTC"), int(time.Since(d.began).Round(time.Minute).Minutes()))
 	p("| machine | %d cores, %s, %s, %s/%s |", runtime.NumCPU(), procLine("/proc/cpuinfo", "model name"), memoryOf(), runtime.GOOS, runtime.GOARCH)
 	p("| versions | %s, %s, ClickHouse %s, confluent-kafka-go %s, kfake %s, grpc-go %s |", d.build, runtime.Version(), d.engine,
-		library("github.com/confluentinc/confluent-kafka-go/v2"), "of franz-go", library("google.golang.org/grpc"))
+		d.library("github.com/confluentinc/confluent-kafka-go/v2"), d.library("github.com/twmb/franz-go/pkg/kfake"), d.library("google.golang.org/grpc"))
 	p("| settings | the defaults of `earshot up`%s; acks=all, idempotent producers, effect before commit |", d.upFlags())
 	p("| command | `make bench`%s: %d s a load; %s messages of %s users in the memory row |", d.environment(), d.opts.Seconds,
 		thousands(int64(d.opts.Messages)), thousands(int64(d.opts.Users)))

@@ -21,6 +21,7 @@ const (
 	probesLeast = 300
 	warmUp      = 10 * time.Second
 	lookEvery   = 25 * time.Millisecond // between two looks into ClickHouse
+	lateLimit   = 2 * time.Minute       // after which what was not heard counts as missed
 )
 
 // underLoad runs f beside the steady load, after a warm-up.
@@ -113,7 +114,7 @@ func alertLatency(ctx context.Context, m *mesh, o options) (result, error) {
 		if err != nil {
 			return err
 		}
-		return eventually(ctx, 10*time.Second, func() (bool, error) { return heard.count() == sent, nil })
+		return eventually(ctx, lateLimit, func() (bool, error) { return heard.count() == sent, nil })
 	})
 	if stopErr := listening(); err == nil {
 		err = stopErr
@@ -202,7 +203,7 @@ func visible(ctx context.Context, m *mesh, o options) (result, error) {
 		if err != nil {
 			return err
 		}
-		return eventually(ctx, 30*time.Second, func() (bool, error) { return read.count() == sent, nil })
+		return eventually(ctx, lateLimit, func() (bool, error) { return read.count() == sent, nil })
 	})
 	if stopErr := looking(); stopErr != nil {
 		err = stopErr
@@ -289,7 +290,7 @@ func subscribers(ctx context.Context, m *mesh, o options) (result, error) {
 		}
 		return n
 	}
-	waitErr := eventually(ctx, 30*time.Second, func() (bool, error) { return missed() <= 0, nil })
+	waitErr := eventually(ctx, lateLimit, func() (bool, error) { return missed() <= 0, nil })
 	took := time.Since(start)
 	if err := listening(); err != nil {
 		return result{}, fmt.Errorf("a subscriber was ended: %w", err)
