@@ -106,6 +106,15 @@ func (c Chat) Shuffled(seed uint64) Chat {
 	return out
 }
 
+// Named returns the same chat among other users in other conversations.
+func (c Chat) Named(prefix string) Chat {
+	out := slices.Clone(c)
+	for i := range out {
+		out[i].SenderID, out[i].ConversationID = prefix+out[i].SenderID, prefix+out[i].ConversationID
+	}
+	return out
+}
+
 // File writes the recording to a file of the test's and returns its path.
 func (c Chat) File(tb testing.TB) string {
 	tb.Helper()

@@ -164,7 +164,7 @@ func (l *Load) Stop() (acked, unknown []string) {
 }
 
 // Audit waits until ClickHouse has every acknowledged message, and fails the test when one is missing, shows more than once, or was never sent.
-func (l *Load) Audit(tb testing.TB, clickhouseHTTP, who string, limit time.Duration) {
+func (l *Load) Audit(tb testing.TB, clickhouseHTTP, who string) {
 	tb.Helper()
 	acked, unknown := l.Stop()
 	failures, last := l.LastError()
@@ -175,7 +175,7 @@ func (l *Load) Audit(tb testing.TB, clickhouseHTTP, who string, limit time.Durat
 	ask := "SELECT message_id, count() AS copies FROM message_db.messages WHERE startsWith(sender_id, '" + who + "-') GROUP BY message_id"
 	var stored map[string]int
 	var missing []string
-	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience); ; time.Sleep(250 * time.Millisecond) {
 		rows, err := Select[row](clickhouseHTTP, ask)
 		stored, missing = map[string]int{}, nil
 		for _, r := range rows {
@@ -190,7 +190,7 @@ func (l *Load) Audit(tb testing.TB, clickhouseHTTP, who string, limit time.Durat
 			break
 		}
 		if time.Now().After(deadline) {
-			tb.Errorf("%d of %d acknowledged messages are missing after %v (%v), such as %q", len(missing), len(acked), limit, err, missing[:min(3, len(missing))])
+			tb.Errorf("%d of %d acknowledged messages are missing after %v (%v), such as %q", len(missing), len(acked), Patience, err, missing[:min(3, len(missing))])
 			break
 		}
 	}

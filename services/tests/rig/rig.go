@@ -89,13 +89,18 @@ func FreePort(tb testing.TB) int {
 // Addr returns the loopback address of a port.
 func Addr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// Eventually polls until ok, and fails the test when that takes longer than limit, which only tells a hang.
+// Patience is a limit for what takes seconds: it tells a hang from a busy machine.
+const Patience = 3 * time.Minute
+
+// Eventually polls until ok, at first often, and fails the test when that takes longer than limit, which only tells a hang.
 func Eventually(tb testing.TB, limit time.Duration, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(20 * time.Millisecond) {
+	pause := 5 * time.Millisecond
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(pause) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("waited %v for %s", limit, what)
 		}
+		pause = min(pause*5/4, 250*time.Millisecond)
 	}
 }
 

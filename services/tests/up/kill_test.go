@@ -34,7 +34,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	var worst time.Duration
 	for i := range kills(t) {
 		before := load.Acked()
-		rig.Eventually(t, 20*time.Second, "the load to go on", func() bool { return load.Acked() > before+50 })
+		rig.Eventually(t, rig.Patience, "the load to go on", func() bool { return load.Acked() > before+50 })
 		moment := time.Duration(rnd.Int64N(int64(2 * time.Second)))
 		time.Sleep(moment) // not waiting for anything: the moment of the blow
 		engine := children(t, m.PID())
@@ -49,8 +49,8 @@ func TestKilledUnderLoad(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d: %d kills, slowest return %v", seed, kills(t), worst.Round(time.Millisecond))
-	load.Audit(t, m.ClickHouseHTTP, "kill", time.Minute)
-	rig.Eventually(t, 20*time.Second, "health ok", func() bool { _, status, _ := m.health("sink"); return status == "ok" })
+	load.Audit(t, m.ClickHouseHTTP, "kill")
+	rig.Eventually(t, rig.Patience, "health ok", func() bool { _, status, _ := m.health("sink"); return status == "ok" })
 	if code := m.Stop(); code != 0 {
 		t.Errorf("stop: exit code %d, want 0", code)
 	}
@@ -61,13 +61,13 @@ func TestEngineKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	m := start(t)
 	load := rig.StartLoad(t, m.GRPC, m.HTTP, "engine", 300)
-	rig.Eventually(t, 20*time.Second, "acknowledged messages", func() bool { return load.Acked() > 200 })
+	rig.Eventually(t, rig.Patience, "acknowledged messages", func() bool { return load.Acked() > 200 })
 	engine := children(t, m.PID())
 	if len(engine) != 1 {
 		t.Fatalf("up has children %v, want the engine alone", engine)
 	}
 	before, blows := load.Acked(), 0
-	rig.Eventually(t, 20*time.Second, "health to tell of it", func() bool {
+	rig.Eventually(t, rig.Patience, "health to tell of it", func() bool {
 		for _, pid := range children(t, m.PID()) { // it is back within a second, which health may not see
 			if syscall.Kill(pid, syscall.SIGKILL) == nil {
 				blows++
@@ -76,12 +76,12 @@ func TestEngineKilledUnderLoad(t *testing.T) {
 		code, status, state := m.health("clickhouse")
 		return code == 200 && status == "degraded" && state != "ok"
 	})
-	rig.Eventually(t, 20*time.Second, "messages to be taken all the while", func() bool { return load.Acked() > before+50 })
-	rig.Eventually(t, 30*time.Second, "health ok", func() bool { _, status, _ := m.health("clickhouse"); return status == "ok" })
+	rig.Eventually(t, rig.Patience, "messages to be taken all the while", func() bool { return load.Acked() > before+50 })
+	rig.Eventually(t, rig.Patience, "health ok", func() bool { _, status, _ := m.health("clickhouse"); return status == "ok" })
 	t.Logf("engine killed %d times", blows)
 	failures, last := load.LastError()
 	if failures > 0 {
 		t.Errorf("%d requests failed while the engine was away, such as %s", failures, last)
 	}
-	load.Audit(t, m.ClickHouseHTTP, "engine", 30*time.Second)
+	load.Audit(t, m.ClickHouseHTTP, "engine")
 }

@@ -125,7 +125,7 @@ type (
 func (m *mesh) equals(chat rig.Chat, threshold int) (alerts []string) {
 	t, at := m.t, m.ClickHouseHTTP
 	t.Helper()
-	rig.Eventually(t, time.Minute, fmt.Sprintf("%d messages in ClickHouse", len(chat)), func() bool {
+	rig.Eventually(t, rig.Patience, fmt.Sprintf("%d messages in ClickHouse", len(chat)), func() bool {
 		return rig.Number(t, at, "SELECT count() AS n FROM message_db.messages") == len(chat)
 	})
 	messages := rig.Rows[rig.Message](t, at, "SELECT message_id, conversation_id, sender_id, content, created_at FROM message_db.messages")
@@ -157,7 +157,7 @@ func (m *mesh) equals(chat rig.Chat, threshold int) (alerts []string) {
 	}
 	episodes := rig.Episodes(messages, threshold)
 	var rows []state
-	rig.Eventually(t, time.Minute, "alerts to be resolved", func() bool {
+	rig.Eventually(t, rig.Patience, "alerts to be resolved", func() bool {
 		rows = rig.Rows[state](t, at, "SELECT alert_id, state, user_id, triggered_at, window_end, count, message_ids FROM message_db.alerts ORDER BY alert_id")
 		standing := 0
 		for _, r := range rows {
@@ -192,7 +192,7 @@ func (m *mesh) equals(chat rig.Chat, threshold int) (alerts []string) {
 		t.Errorf("realtime_user_activity (-counted +got):\n%s", diff)
 	}
 	activity := "SELECT user_id, window_start AS created_at, message_count AS messages_last_minute FROM message_db.user_activity ORDER BY user_id, created_at"
-	rig.Eventually(t, 20*time.Second, "the processors' minutes to equal the table's", func() bool { return slices.Equal(minutes, rig.Rows[userMinute](t, at, activity)) })
+	rig.Eventually(t, rig.Patience, "the processors' minutes to equal the table's", func() bool { return slices.Equal(minutes, rig.Rows[userMinute](t, at, activity)) })
 	trends := 0
 	if plain(messages) {
 		want := windows(messages)
@@ -202,7 +202,7 @@ func (m *mesh) equals(chat rig.Chat, threshold int) (alerts []string) {
 			diff = gocmp.Diff(want, rig.Rows[trend](t, at, "SELECT term, window_start, count, senders FROM message_db.trends ORDER BY window_start, term"))
 			return diff == ""
 		}
-		for deadline := time.Now().Add(20 * time.Second); !same(); time.Sleep(100 * time.Millisecond) {
+		for deadline := time.Now().Add(rig.Patience); !same(); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("trends (-counted +got):\n%s", diff)
 				break

@@ -39,7 +39,7 @@ func (m *mesh) answersSamples(chat rig.Chat) {
 	for i := range lively {
 		rig.Post(t, m.url("messages/send"), fmt.Sprintf(`{"sender_id":"lively","conversation_id":"lively-room","content":"number %d"}`, i))
 	}
-	rig.Eventually(t, 20*time.Second, "receipts and messages in ClickHouse", func() bool {
+	rig.Eventually(t, rig.Patience, "receipts and messages in ClickHouse", func() bool {
 		return rig.Number(t, m.ClickHouseHTTP, "SELECT countIf(read_status = 'read') AS n FROM message_db.messages") == len(views) &&
 			rig.Number(t, m.ClickHouseHTTP, "SELECT count() AS n FROM message_db.messages") == len(chat)+lively
 	})

@@ -35,7 +35,7 @@ func TestStopsInOrder(t *testing.T) {
 			t.Error("up has no child: where is the engine?")
 		}
 		load := rig.StartLoad(t, m.GRPC, m.HTTP, "stop", 300)
-		rig.Eventually(t, 20*time.Second, "acknowledged messages", func() bool { return load.Acked() > 100 })
+		rig.Eventually(t, rig.Patience, "acknowledged messages", func() bool { return load.Acked() > 100 })
 		began := time.Now()
 		m.Signal(sig)
 		if code := m.Wait(time.Minute); code != 0 {
@@ -47,7 +47,7 @@ func TestStopsInOrder(t *testing.T) {
 		m.launch()
 		m.await()
 		t.Logf("%v under load: gone after %v with %d acknowledged, ready again after %v", sig, took.Round(time.Millisecond), len(acked), m.took.Round(time.Millisecond))
-		load.Audit(t, m.ClickHouseHTTP, "stop", 20*time.Second)
+		load.Audit(t, m.ClickHouseHTTP, "stop")
 		if _, err := rig.Select[struct{}](m.ClickHouseHTTP, "TRUNCATE TABLE message_db.message_rows"); err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestStopsWhileStarting(t *testing.T) {
 			engine = children(t, p.PID())
 		}
 		p.Signal(syscall.SIGINT)
-		if code := p.Wait(30 * time.Second); code != 0 {
+		if code := p.Wait(rig.Patience); code != 0 {
 			t.Errorf("SIGINT %v after the start: exit code %d, want 0:\n%s", after, code, p.Output())
 		}
 		m.settled(p, engine)
