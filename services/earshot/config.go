@@ -78,9 +78,14 @@ func (c *config) table() *settings {
 		topic *kafka.Topic
 		name  string
 	}{
-		{&c.Kafka.Topics.Messages, "messages"}, {&c.Kafka.Topics.Views, "views"}, {&c.Kafka.Topics.Alerts, "alerts"}, {&c.Kafka.Topics.Trends, "trends"},
-		{&c.Kafka.Topics.ConversationMetrics, "conversation_metrics"}, {&c.Kafka.Topics.UserActivity, "user_activity"},
-		{&c.Kafka.Topics.SenderEvents, "sender_events"}, {&c.Kafka.Topics.TermTotals, "term_totals"},
+		{&c.Kafka.Topics.Messages, "messages"},
+		{&c.Kafka.Topics.Views, "views"},
+		{&c.Kafka.Topics.Alerts, "alerts"},
+		{&c.Kafka.Topics.Trends, "trends"},
+		{&c.Kafka.Topics.ConversationMetrics, "conversation_metrics"},
+		{&c.Kafka.Topics.UserActivity, "user_activity"},
+		{&c.Kafka.Topics.SenderEvents, "sender_events"},
+		{&c.Kafka.Topics.TermTotals, "term_totals"},
 	} {
 		t.add("topics."+e.name+"_name", "topic name", stringValue{&e.topic.Name}, env("TOPIC_"+upper(e.name)+"_NAME"), flagged("topic-"+dashed(e.name)+"-name"))
 		t.add("topics."+e.name+"_partitions", "its partitions", intValue{&e.topic.Partitions}, env("TOPIC_"+upper(e.name)+"_PARTITIONS"), flagged("topic-"+dashed(e.name)+"-partitions"))
@@ -102,8 +107,12 @@ func (c *config) validate() error {
 		path string
 		port int
 	}{
-		{"http.port", c.HTTPPort}, {"grpc.port", c.GRPCPort}, {"metrics.port", c.MetricsPort}, {"kafka.port", c.KafkaPort},
-		{"clickhouse.port", c.ClickHousePort}, {"clickhouse.http_port", c.ClickHouseHTTPPort},
+		{"http.port", c.HTTPPort},
+		{"grpc.port", c.GRPCPort},
+		{"metrics.port", c.MetricsPort},
+		{"kafka.port", c.KafkaPort},
+		{"clickhouse.port", c.ClickHousePort},
+		{"clickhouse.http_port", c.ClickHouseHTTPPort},
 	} {
 		if p.port < 0 || p.port > 65535 {
 			errs = append(errs, fmt.Errorf("%s: got %d, want 0 to 65535", p.path, p.port))

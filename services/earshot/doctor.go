@@ -46,7 +46,9 @@ type checkup struct {
 }
 
 func (c *checkup) well(format string, args ...any) { fmt.Fprintf(c.out, "✓ "+format+"\n", args...) }
+
 func (c *checkup) skip(format string, args ...any) { fmt.Fprintf(c.out, "· "+format+"\n", args...) }
+
 func (c *checkup) bad(what string, err error, do string) {
 	c.wrong++
 	fmt.Fprintf(c.out, "✗ %s: %s; %s\n", what, oneLine(err), do)

@@ -61,7 +61,7 @@ func (a *app) serve(ctx context.Context, word string, start func(context.Context
 		return errors.Join(err, side.Close(), l.stop())
 	}
 	l.run("metrics", a.sideServer(tel.Handler(), side, ready))
-	tel.Log().Info("serving", "version", version(), "metrics", side.Addr().String())
+	tel.Log().InfoContext(ctx, "serving", "version", version(), "metrics", side.Addr().String())
 	err = l.wait(ctx)
 	return errors.Join(err, l.stop())
 }

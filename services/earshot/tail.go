@@ -95,7 +95,7 @@ func tail(ctx context.Context, follow func(token string) (string, error)) error 
 			token, wait = next, 100*time.Millisecond
 		}
 		if ctx.Err() != nil {
-			return nil // Ctrl-C is how a tail ends
+			return nil //nolint:nilerr // Ctrl-C is how a tail ends
 		}
 		switch status.Code(err) {
 		case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Canceled, codes.OK:
@@ -138,7 +138,7 @@ func frames[R interface {
 			if err != nil {
 				return token, err
 			}
-			text = fmt.Sprintf(`{"%s":%s}`, field, b)
+			text = `{"` + field + `":` + string(b) + `}`
 		}
 		if _, err := fmt.Fprintln(o.out, text); err != nil {
 			return token, err

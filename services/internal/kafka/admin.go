@@ -218,7 +218,7 @@ func (a *Admin) Apply(ctx context.Context, topics []Topic) ([]TopicChange, error
 	}
 	var changes []TopicChange
 	for _, t := range topics {
-		did := ""
+		var did string
 		if n, ok := have[t.Name]; !ok {
 			did, err = "created", a.create(ctx, t)
 		} else {

@@ -27,6 +27,7 @@ type Config struct {
 	BufferBytes    int           // the same in bytes; at least 1 MiB
 	ReadAhead      int           // records a consumer fetches ahead of Poll; at least 100
 	ReadAheadBytes int           // the same in bytes, for each topic; at least 64 KiB
+	FetchBytes     int           // bytes that a fetch waits for, up to 100 ms; 1 (as soon as there is anything) to 1 MiB
 	Instance       string        // group.instance.id (static membership); empty for none
 }
 
@@ -43,7 +44,8 @@ func DefaultConfig() Config {
 		BufferRecords:  200_000,
 		BufferBytes:    128 << 20,
 		ReadAhead:      20_000,
-		ReadAheadBytes: 32 << 20,
+		ReadAheadBytes: 8 << 20,
+		FetchBytes:     1,
 	}
 }
 
@@ -83,6 +85,9 @@ func (c Config) Validate() error {
 	}
 	if c.ReadAheadBytes < 64<<10 {
 		errs = append(errs, fmt.Errorf("kafka.read_ahead_bytes: got %d, want at least %d", c.ReadAheadBytes, 64<<10))
+	}
+	if c.FetchBytes < 1 || c.FetchBytes > 1<<20 {
+		errs = append(errs, fmt.Errorf("kafka.fetch_bytes: got %d, want 1 to %d", c.FetchBytes, 1<<20))
 	}
 	return errors.Join(append(errs, c.Topics.Validate())...)
 }

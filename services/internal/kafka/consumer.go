@@ -83,11 +83,12 @@ func NewConsumer(cfg Config, group string, topics []Topic, h Rebalance, tel tele
 
 func newConsumer(cfg Config, more ck.ConfigMap, tel telemetry.T) (*Consumer, error) {
 	conf := with(cfg.client(), ck.ConfigMap{
-		"fetch.min.bytes":            1,
+		"fetch.min.bytes":            cfg.FetchBytes,
 		"fetch.wait.max.ms":          100,
 		"fetch.error.backoff.ms":     50,
 		"fetch.queue.backoff.ms":     10,
-		"fetch.message.max.bytes":    4 << 20,
+		"fetch.message.max.bytes":    1 << 20, // of one partition; a larger record comes alone
+		"fetch.max.bytes":            4 << 20, // of one answer, which broker and client both hold whole
 		"queued.min.messages":        cfg.ReadAhead,
 		"queued.max.messages.kbytes": cfg.ReadAheadBytes >> 10,
 		"check.crcs":                 true,

@@ -69,7 +69,7 @@ type Process struct {
 func Start(ctx context.Context, cfg Config, main, version string, logs io.Writer, terminal bool) (*Process, error) {
 	p := &Process{version: version, registry: prometheus.NewRegistry()}
 	p.log = slog.New(traced{handler(cfg, logs, terminal)})
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { p.log.Warn("telemetry", "err", err) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { p.log.WarnContext(context.Background(), "telemetry", "err", err) }))
 	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}))
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reader, err := otelprom.New(otelprom.WithRegisterer(p.registry), otelprom.WithoutScopeInfo(),
@@ -202,4 +202,3 @@ func (t traced) Handle(ctx context.Context, r slog.Record) error {
 
 func (t traced) WithAttrs(as []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(as)} }
 func (t traced) WithGroup(name string) slog.Handler    { return traced{t.Handler.WithGroup(name)} }
-
