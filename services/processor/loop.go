@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/earshot/earshot/services/internal/kafka"
@@ -299,21 +301,20 @@ func (l *loop) answered(d time.Duration) bool {
 	}
 }
 
-// close leaves the group. An unanswered commit still uses the client: it must end before, for which the client must be polled.
+// close commits what it can and leaves the group. The last commit is asked for and answered before, while the client can still be polled.
 func (l *loop) close() error {
-	for deadline := time.Now().Add(l.host.cfg.DrainWait); !l.answered(10 * time.Millisecond); {
+	deadline := time.Now().Add(l.host.cfg.DrainWait)
+	if !l.broken {
+		l.release(slices.Collect(maps.Keys(l.parts)), deadline)
+	}
+	l.broken = true // nothing more to commit
+	for !l.answered(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return errors.New("a commit has no answer: the consumer is left to time out")
+			return errors.New("a commit has no answer: the consumer is left to time out") // the commit still uses it
 		}
-		if _, err := l.consumer.Poll(context.Background(), 1, 10*time.Millisecond); err != nil {
-			l.broken = true
-		}
+		_, _ = l.consumer.Poll(context.Background(), 1, 10*time.Millisecond) // for the client's sake: nothing is read any more
 	}
-	err := l.consumer.Close() // which calls Revoked
-	if !l.answered(l.host.cfg.DrainWait) {
-		err = errors.Join(err, errors.New("a commit has no answer"))
-	}
-	return err
+	return l.consumer.Close()
 }
 
 // Assigned implements kafka.Rebalance.
@@ -337,6 +338,16 @@ func (l *loop) Revoked(gone []kafka.TopicPartition) {
 	if l.broken {
 		return
 	}
+	deadline := time.Now().Add(l.host.cfg.DrainWait)
+	l.release(gone, deadline)
+	if !l.answered(time.Until(deadline)) {
+		l.host.tel.Log.Warn("partitions given up: their commit has no answer yet", "group", l.group)
+	}
+}
+
+// release asks for a commit of partitions that are given up, once everything derived from them is acknowledged. Without one, whoever follows only has
+// more to do again.
+func (l *loop) release(gone []kafka.TopicPartition, deadline time.Time) {
 	now := l.host.now()
 	offsets := map[kafka.TopicPartition]kafka.Commit{}
 	for _, tp := range gone {
@@ -350,7 +361,6 @@ func (l *loop) Revoked(gone []kafka.TopicPartition) {
 			offsets[tp] = c
 		}
 	}
-	deadline := time.Now().Add(l.host.cfg.DrainWait)
 	for l.ledger.outstanding() > 0 {
 		left := time.Until(deadline)
 		if left <= 0 || l.ledger.err() != nil {
@@ -360,13 +370,11 @@ func (l *loop) Revoked(gone []kafka.TopicPartition) {
 		}
 		l.awaitAck(left)
 	}
-	if !l.answered(time.Until(deadline)) {
-		l.host.tel.Log.Warn("partitions given up without a commit: one before it has no answer", "group", l.group)
+	if !l.answered(time.Until(deadline) / 2) {
+		l.host.tel.Log.Warn("partitions given up without a commit: the one before it has no answer", "group", l.group)
 		return
 	}
-	if err := l.consumer.Commit(offsets); err != nil {
-		l.host.tel.Log.Warn("partitions given up without a commit", "group", l.group, "err", err)
-	}
+	l.asked, l.committing = offsets, l.commit(offsets)
 }
 
 // Lost implements kafka.Rebalance.
