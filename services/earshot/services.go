@@ -164,6 +164,9 @@ func (a *app) startSink(_ context.Context, l *line, tel telemetry.T) (probe, err
 func (a *app) kafka(service string) kafka.Config {
 	cfg := a.cfg.Kafka
 	cfg.ClientID = "earshot-" + service
+	if service == "sink" {
+		cfg.FetchBytes = 128 << 10 // it waits to fill its batches anyhow, and every fetch costs broker and client alike
+	}
 	return cfg
 }
 

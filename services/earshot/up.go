@@ -60,6 +60,7 @@ type addresses struct {
 // up runs everything until ctx ends. Parts start in the order in which they need each other, and stop in reverse: who takes messages goes first,
 // the broker and the engine go last.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
+	go paceHeap(ctx)
 	if o.readyFile != "" {
 		if err := os.Remove(o.readyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove the old ready file: %w", err)
