@@ -165,6 +165,10 @@ func TestMeshOnRealParts(t *testing.T) {
 	m.kcatReads()
 
 	// An orderly stop of everything repeats nothing that can be seen.
+	rig.Eventually(t, rig.Patience, "windows to be closed", func() bool {
+		return rig.Number(t, m.clickhouse.HTTPAddr(), `SELECT (SELECT count() FROM message_db.trends WHERE state = 'provisional' AND `+recorded+`) +
+			(SELECT count() FROM message_db.user_activity WHERE state = 'provisional' AND `+recorded+`) AS n`) == 0
+	})
 	before := m.seen()
 	everything := []*service{gateway, ingest, hosts[0], sinks[0], sinks[1], query}
 	m.stop(everything...)
@@ -318,15 +322,21 @@ func (m *mesh) kcatReads() {
 	t.Logf("kcat read %d records of chat.messages, ClickHouse has %d messages", len(lines), stored)
 }
 
-// seen is what queries show of the messages and alerts so far.
+// recorded chooses windows of the replayed chats: those of live messages take minutes to close.
+const recorded = "window_start < '2020-01-01'"
+
+// seen is what queries show of the messages and alerts so far, and of the windows that are closed.
 func (m *mesh) seen() map[string]int {
-	at := m.clickhouse.HTTPAddr()
-	return map[string]int{
-		"messages":        rig.Number(m.t, at, "SELECT count() AS n FROM message_db.messages WHERE sender_id != 'last'"),
-		"alerts":          rig.Number(m.t, at, "SELECT count() AS n FROM message_db.alerts"),
-		"trends":          rig.Number(m.t, at, "SELECT count() AS n FROM message_db.trends"),
-		"words in trends": rig.Number(m.t, at, "SELECT sum(count) AS n FROM message_db.trends"),
-		"user minutes":    rig.Number(m.t, at, "SELECT count() AS n FROM message_db.user_activity WHERE user_id != 'last'"),
-		"in user minutes": rig.Number(m.t, at, "SELECT sum(message_count) AS n FROM message_db.user_activity WHERE user_id != 'last'"),
+	out := map[string]int{}
+	for what, query := range map[string]string{
+		"messages":         "count() AS n FROM message_db.messages WHERE sender_id != 'last'",
+		"alerts":           "count() AS n FROM message_db.alerts",
+		"trends":           "count() AS n FROM message_db.trends WHERE " + recorded,
+		"words in trends":  "sum(count) AS n FROM message_db.trends WHERE " + recorded,
+		"user minutes":     "count() AS n FROM message_db.user_activity WHERE " + recorded,
+		"messages in them": "sum(message_count) AS n FROM message_db.user_activity WHERE " + recorded,
+	} {
+		out[what] = rig.Number(m.t, m.clickhouse.HTTPAddr(), "SELECT "+query)
 	}
+	return out
 }

@@ -268,8 +268,10 @@ func oldBurst(t *testing.T, m *mesh) {
 		t.Fatalf("send: %v, %v", resp, err)
 	}
 	alert := &eventv1.Alert{}
+	// The ninth message may have been read before the eighth, from another partition; such an alert is retracted.
+	standing := []eventv1.AlertState{eventv1.AlertState_ALERT_STATE_OPEN, eventv1.AlertState_ALERT_STATE_CONFIRMED, eventv1.AlertState_ALERT_STATE_RESOLVED}
 	rig.Eventually(t, rig.Patience, "the alert to be resolved", func() bool {
-		resp, err := alerts.ListAlerts(within(t, rig.Patience), &apiv1.ListAlertsRequest{UserId: "erin"})
+		resp, err := alerts.ListAlerts(within(t, rig.Patience), &apiv1.ListAlertsRequest{UserId: "erin", States: standing})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,7 +54,7 @@ func replay(t *testing.T, chat rig.Chat, threshold int, way string) {
 	}
 	finish := func(p *rig.Process) {
 		t.Helper()
-		code := p.Wait(2 * time.Minute)
+		code := p.Wait(rig.Patience)
 		out := strings.TrimSpace(p.Output())
 		totals := out[strings.LastIndex(out, "\n")+1:]
 		if code != 0 || !strings.Contains(totals, fmt.Sprintf(" %d acknowledged, 0 refused, 0 skipped", len(chat))) {

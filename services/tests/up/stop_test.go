@@ -2,6 +2,7 @@ package up
 
 import (
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,7 @@ func TestStopsInOrder(t *testing.T) {
 		rig.Eventually(t, rig.Patience, "acknowledged messages", func() bool { return load.Acked() > 100 })
 		began := time.Now()
 		m.Signal(sig)
-		if code := m.Wait(time.Minute); code != 0 {
+		if code := m.Wait(rig.Patience); code != 0 {
 			t.Errorf("%v: exit code %d, want 0:\n%s", sig, code, m.Output())
 		}
 		took := time.Since(began)
@@ -62,17 +63,21 @@ func TestStopsWhileStarting(t *testing.T) {
 	t.Parallel()
 	m := &mesh{t: t, dir: t.TempDir()}
 	m.ready = m.dir + "/ready.json"
-	for _, after := range []time.Duration{30 * time.Millisecond, 200 * time.Millisecond, 600 * time.Millisecond} {
+	for _, after := range []time.Duration{0, 200 * time.Millisecond, 600 * time.Millisecond} {
 		p := m.spawn("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--kafka-port", "0", "--clickhouse-port", "0", "--clickhouse-http-port", "0")
+		rig.Eventually(t, rig.Patience, "up to take its directory", func() bool { return !gone(m.dir + "/data/lock") })
 		var engine []int
 		for began := time.Now(); time.Since(began) < after && p.Running(); time.Sleep(5 * time.Millisecond) {
 			engine = children(t, p.PID())
 		}
 		p.Signal(syscall.SIGINT)
 		if code := p.Wait(rig.Patience); code != 0 {
-			t.Errorf("SIGINT %v after the start: exit code %d, want 0:\n%s", after, code, p.Output())
+			t.Errorf("SIGINT %v after it took its directory: exit code %d, want 0:\n%s", after, code, p.Output())
 		}
 		m.settled(p, engine)
+		if err := os.RemoveAll(m.dir + "/data"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
