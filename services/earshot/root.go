@@ -64,7 +64,20 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
+	wantCommand(root)
 	return root
+}
+
+// wantCommand makes it wrong usage to name a command that only holds others: without something to run cobra prints the help and is content.
+func wantCommand(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		wantCommand(sub)
+	}
+	if cmd.Run == nil && cmd.RunE == nil {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			return usageError{errors.New("no command given; see: " + cmd.CommandPath() + " --help")}
+		}
+	}
 }
 
 // everyday settings are shown in each command's help.
@@ -76,9 +89,6 @@ var everyday = map[string]bool{
 func noArgs(cmd *cobra.Command, args []string) error {
 	if err := cobra.NoArgs(cmd, args); err != nil {
 		return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
-	}
-	if cmd.Run == nil && cmd.RunE == nil {
-		return usageError{errors.New("no command given; see: " + cmd.CommandPath() + " --help")}
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func flatten(prefix string, tree map[string]any, into map[string]string) {
 func (t *settings) print(w io.Writer, effective bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	section := ""
-	for _, s := range t.list {
+	for _, s := range t.bySection() {
 		head, name, _ := strings.Cut(s.path, ".")
 		if head != section {
 			section = head
@@ -179,8 +179,9 @@ func (t *settings) print(w io.Writer, effective bool) error {
 		if effective {
 			v, note = s.value.String(), "from "+s.from
 		}
-		if s.secret && v != "" {
-			v = "********"
+		if s.secret && v != "" { // as a comment, so that the mask is never read as the secret
+			fmt.Fprintf(tw, "  # %s: ********\t# %s [--%s, %s]\n", name, note, s.flag, s.env)
+			continue
 		}
 		if slices.Contains([]string{"string", "list"}, s.value.Type()) {
 			v = strconv.Quote(v)
@@ -188,6 +189,20 @@ func (t *settings) print(w io.Writer, effective bool) error {
 		fmt.Fprintf(tw, "  %s: %s\t# %s [--%s, %s]\n", name, v, note, s.flag, s.env)
 	}
 	return tw.Flush()
+}
+
+// bySection returns the settings with those of a section together: YAML knows a section once. Sections come in the order of their first setting.
+func (t *settings) bySection() []*setting {
+	first := map[string]int{}
+	section := func(s *setting) string { head, _, _ := strings.Cut(s.path, "."); return head }
+	for i, s := range t.list {
+		if _, ok := first[section(s)]; !ok {
+			first[section(s)] = i
+		}
+	}
+	sorted := slices.Clone(t.list)
+	slices.SortStableFunc(sorted, func(a, b *setting) int { return first[section(a)] - first[section(b)] })
+	return sorted
 }
 
 // Values for the kinds of settings there are.

@@ -102,7 +102,7 @@ func (c *courier) work() {
 // deliver sends events until each has an answer.
 func (c *courier) deliver(es []event, send func(context.Context, []event) ([]*apiv1.SendResult, error)) {
 	for wait := 50 * time.Millisecond; len(es) > 0; {
-		ctx, cancel := context.WithTimeout(c.failed, 10*time.Second)
+		ctx, cancel := context.WithTimeout(c.failed, c.limit())
 		results, err := send(ctx, es)
 		cancel()
 		if err == nil && len(results) != len(es) {
@@ -133,6 +133,14 @@ func (c *courier) deliver(es []event, send func(context.Context, []event) ([]*ap
 	c.mu.Lock()
 	c.total.Unknown += len(es)
 	c.mu.Unlock()
+}
+
+// limit bounds a call.
+func (c *courier) limit() time.Duration {
+	if c.patience > 0 {
+		return min(c.patience, callLimit)
+	}
+	return callLimit
 }
 
 // settle takes the results of events and returns those to be sent again, and why.

@@ -86,6 +86,7 @@ const (
 	atOnce     = 256              // events in one call
 	callers    = 4                // calls at a time
 	tooLate    = 30 * time.Second // behind by this much, the rest is put off: late messages would count in no window
+	callLimit  = 10 * time.Second // for an answer
 	drainLimit = 5 * time.Second  // for what is under way when it ends
 )
 
