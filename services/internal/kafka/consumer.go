@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ck "github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -48,6 +49,7 @@ type Consumer struct {
 	rebalance Rebalance
 	failed    error // of a rebalance callback, returned by Poll
 	wg        sync.WaitGroup
+	commits   atomic.Int32 // not yet answered
 	done      chan struct{}
 }
 
@@ -222,7 +224,8 @@ func (c *Consumer) clientError(e ck.Error) error {
 	return nil
 }
 
-// Commit stores how far the group is. It fails when the partitions went to someone else meanwhile.
+// Commit stores how far the group is. It fails when the partitions went to someone else meanwhile, and with ErrUnanswered when brokers are silent for
+// 15 s. Unlike the other methods it may be called beside Poll.
 func (c *Consumer) Commit(offsets map[TopicPartition]Commit) error {
 	if len(offsets) == 0 {
 		return nil
@@ -235,17 +238,39 @@ func (c *Consumer) Commit(offsets map[TopicPartition]Commit) error {
 		}
 		parts = append(parts, p)
 	}
-	done, err := c.client.CommitOffsets(parts)
-	if err != nil {
-		return fmt.Errorf("commit %d partitions: %w", len(parts), err)
+	type answer struct {
+		done []ck.TopicPartition
+		err  error
 	}
-	for _, p := range done {
+	answered := make(chan answer, 1)
+	c.commits.Add(1)
+	c.wg.Go(func() {
+		defer c.commits.Add(-1)
+		done, err := c.client.CommitOffsets(parts)
+		answered <- answer{done, err}
+	})
+	var a answer
+	select {
+	case a = <-answered:
+	case <-time.After(commitLimit):
+		return fmt.Errorf("commit %d partitions: %w", len(parts), ErrUnanswered)
+	}
+	if a.err != nil {
+		return fmt.Errorf("commit %d partitions: %w", len(parts), a.err)
+	}
+	for _, p := range a.done {
 		if p.Error != nil {
 			return fmt.Errorf("commit %s/%d at %d: %w", *p.Topic, p.Partition, p.Offset, p.Error)
 		}
 	}
 	return nil
 }
+
+// commitLimit bounds the wait for a commit. The client knows no bound, and around a rebalance an answer may never come.
+const commitLimit = 15 * time.Second
+
+// ErrUnanswered says that brokers did not answer a commit in time: it may be done or not.
+var ErrUnanswered = errors.New("no answer to a commit, outcome unknown")
 
 // Pause stops fetching from partitions; what was prefetched from them is discarded and read again later.
 func (c *Consumer) Pause(tps ...TopicPartition) error { return c.client.Pause(toClients(tps)) }
@@ -265,8 +290,14 @@ func (c *Consumer) Seek(tp TopicPartition, offset int64) error {
 	return nil
 }
 
-// Close leaves the group: Revoked is called for what is still assigned.
+// Close leaves the group: Revoked is called for what is still assigned. While a commit is unanswered, which needs the client, it can not be closed:
+// then it is left behind with an error, and its members' session times out.
 func (c *Consumer) Close() error {
+	for deadline := time.Now().Add(5 * time.Second); c.commits.Load() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("close consumer: %w; it is left to time out", ErrUnanswered)
+		}
+	}
 	err := c.client.Close()
 	close(c.done)
 	c.wg.Wait()

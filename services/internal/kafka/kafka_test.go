@@ -14,6 +14,7 @@ import (
 	"github.com/earshot/earshot/services/internal/kafka/kafkatest"
 	"github.com/earshot/earshot/services/internal/telemetry"
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -249,6 +250,36 @@ func TestPartitionsAreHandedOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	until("all of them again", func() bool { return len(one.given) == 9 }, a)
+}
+
+// A broker that never answers a commit must not hold its caller for ever.
+func TestCommitIsBounded(t *testing.T) {
+	cfg, broker := kafkatest.StartBroker(t)
+	topic := cfg.Topics.Alerts
+	g := newGroup()
+	c, err := kafka.NewConsumer(cfg, "g", []kafka.Topic{topic}, g, telemetry.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(g.given) < topic.Partitions {
+		if _, err := c.Poll(t.Context(), 1, 100*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent := make(chan struct{})
+	broker.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+		broker.KeepControl()
+		broker.SleepControl(func() { <-silent })
+		return nil, nil, false
+	})
+	err = c.Commit(map[kafka.TopicPartition]kafka.Commit{{Topic: topic.Name, Partition: 0}: {Next: 1}})
+	if !errors.Is(err, kafka.ErrUnanswered) {
+		t.Errorf("Commit: %v, want ErrUnanswered", err)
+	}
+	close(silent)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestWaitingIsCheap(t *testing.T) {
