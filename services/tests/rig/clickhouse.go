@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,11 @@ var web = &http.Client{Timeout: time.Minute, Transport: &http.Transport{IdleConn
 // come as RFC 3339.
 func Select[T any](addr, sql string) ([]T, error) {
 	set := url.Values{"default_format": {"JSONEachRow"}, "date_time_output_format": {"iso"}, "output_format_json_quote_64bit_integers": {"0"}, "wait_end_of_query": {"1"}}
-	resp, err := web.Post("http://"+addr+"/?"+set.Encode(), "text/plain", strings.NewReader(sql))
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+addr+"/?"+set.Encode(), strings.NewReader(sql))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := web.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ type Answer struct {
 
 // Do sends a request with a JSON body, "" for none.
 func Do(method, url, body string) (Answer, error) {
-	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body)) // the client has a limit of its own
 	if err != nil {
 		return Answer{}, err
 	}

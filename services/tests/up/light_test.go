@@ -196,7 +196,7 @@ func events(ctx context.Context, t *testing.T, m *mesh, path, last string) <-cha
 	if last != "" {
 		req.Header.Set("Last-Event-ID", last)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // by the goroutine below, at the stream's end
 	if err != nil {
 		t.Fatal(err)
 	}
