@@ -33,7 +33,7 @@ test: build ## Run all tests, with the race detector where it counts (PKG=./serv
 	plain=$$(grep -E '$(NO_RACE)' <<<"$$all" || true); \
 	rc=0; \
 	if [ -n "$$raced" ]; then go test -race -timeout 10m $$raced || rc=1; fi; \
-	if [ -n "$$plain" ]; then go test -timeout 10m $$plain || rc=1; fi; \
+	if [ -n "$$plain" ]; then EARSHOT_BIN=$(CURDIR)/bin/earshot go test -timeout 10m $$plain || rc=1; fi; \
 	exit $$rc
 
 .PHONY: gen
