@@ -96,6 +96,9 @@ func (s *source) observe(r *kafka.Record, now int64) {
 	before := s.logTime
 	s.logTime = max(s.logTime, min(accepted, limit))
 	s.next = r.Offset + 1
+	if s.logTime/1000 > before/1000 { // what is due or forgotten at this record must not depend on where batches end
+		s.advanceTo(s.logTime)
+	}
 
 	m, id, err := record.Message(r.Value)
 	if err == nil {
