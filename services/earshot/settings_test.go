@@ -83,14 +83,24 @@ func TestSettingsHaveTheirDocumentedNames(t *testing.T) {
 	c := defaultConfig()
 	table := c.table()
 	for _, want := range [][4]string{
-		{"http.port", "http-port", "SERVER_PORT", "8080"}, {"grpc.port", "grpc-port", "GRPC_PORT", "50051"}, {"metrics.port", "metrics-port", "METRICS_PORT", "9464"},
-		{"kafka.port", "kafka-port", "KAFKA_PORT", "9092"}, {"clickhouse.port", "clickhouse-port", "CLICKHOUSE_PORT", "9000"},
-		{"clickhouse.http_port", "clickhouse-http-port", "CLICKHOUSE_HTTP_PORT", "8123"}, {"kafka.brokers", "kafka-brokers", "KAFKA_BROKERS", "127.0.0.1:9092"},
-		{"clickhouse.url", "clickhouse-url", "CLICKHOUSE_URL", "127.0.0.1:9000"}, {"clickhouse.user", "clickhouse-user", "CLICKHOUSE_USER", "default"},
-		{"clickhouse.password", "clickhouse-password", "CLICKHOUSE_PASSWORD", ""}, {"anomaly.threshold", "anomaly-threshold", "ANOMALY_THRESHOLD", "8"},
-		{"anomaly.span", "anomaly-span", "ANOMALY_SPAN", "1m"}, {"trend.window", "trend-window", "TREND_WINDOW", "2m"}, {"trend.min_chars", "trend-min-chars", "TREND_MIN_CHARS", "4"},
-		{"retention.period", "retention", "RETENTION", "720h"}, {"ingest.allow_backfill", "allow-backfill", "ALLOW_BACKFILL", "true"},
-		{"gateway.ingest_addr", "ingest-addr", "INGEST_ADDR", "127.0.0.1:50051"}, {"gateway.query_addr", "query-addr", "QUERY_ADDR", "127.0.0.1:50051"},
+		{"http.port", "http-port", "SERVER_PORT", "8080"},
+		{"grpc.port", "grpc-port", "GRPC_PORT", "50051"},
+		{"metrics.port", "metrics-port", "METRICS_PORT", "9464"},
+		{"kafka.port", "kafka-port", "KAFKA_PORT", "9092"},
+		{"clickhouse.port", "clickhouse-port", "CLICKHOUSE_PORT", "9000"},
+		{"clickhouse.http_port", "clickhouse-http-port", "CLICKHOUSE_HTTP_PORT", "8123"},
+		{"kafka.brokers", "kafka-brokers", "KAFKA_BROKERS", "127.0.0.1:9092"},
+		{"clickhouse.url", "clickhouse-url", "CLICKHOUSE_URL", "127.0.0.1:9000"},
+		{"clickhouse.user", "clickhouse-user", "CLICKHOUSE_USER", "default"},
+		{"clickhouse.password", "clickhouse-password", "CLICKHOUSE_PASSWORD", ""},
+		{"anomaly.threshold", "anomaly-threshold", "ANOMALY_THRESHOLD", "8"},
+		{"anomaly.span", "anomaly-span", "ANOMALY_SPAN", "1m"},
+		{"trend.window", "trend-window", "TREND_WINDOW", "2m"},
+		{"trend.min_chars", "trend-min-chars", "TREND_MIN_CHARS", "4"},
+		{"retention.period", "retention", "RETENTION", "720h"},
+		{"ingest.allow_backfill", "allow-backfill", "ALLOW_BACKFILL", "true"},
+		{"gateway.ingest_addr", "ingest-addr", "INGEST_ADDR", "127.0.0.1:50051"},
+		{"gateway.query_addr", "query-addr", "QUERY_ADDR", "127.0.0.1:50051"},
 	} {
 		s := table.by[want[0]]
 		if s == nil {
@@ -140,8 +150,19 @@ func TestDefaultsAreValid(t *testing.T) {
 
 func TestWrongUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{}, {"nonsense"}, {"topics"}, {"up", "extra"}, {"send"}, {"--http-port", "x", "version"}, {"--no-such-flag"}, {"version", "--http-port", "70000"},
-		{"replay", "x", "--speed", "0"}, {"replay", "x", "--speed", "-1"}, {"simulate", "--mode", "pigeon"}, {"tail"}, {"tail", "nothing"},
+		{},
+		{"nonsense"},
+		{"topics"},
+		{"up", "extra"},
+		{"send"},
+		{"--http-port", "x", "version"},
+		{"--no-such-flag"},
+		{"version", "--http-port", "70000"},
+		{"replay", "x", "--speed", "0"},
+		{"replay", "x", "--speed", "-1"},
+		{"simulate", "--mode", "pigeon"},
+		{"tail"},
+		{"tail", "nothing"},
 		{"version", "--config", "/no/such/file"},
 	} {
 		_, err := earshot(t, args...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -188,7 +189,7 @@ func TestTailSaysThatNobodyIsThere(t *testing.T) {
 func TestColourIsOnlyForTerminals(t *testing.T) {
 	var plain, colourful bytes.Buffer
 	for _, o := range []tailOptions{{out: &plain}, {out: &colourful, color: true}} {
-		o.out.Write([]byte(o.paint(red, "open")))
+		fmt.Fprint(o.out, o.paint(red, "open"))
 	}
 	if plain.String() != "open" || colourful.String() != red+"open\x1b[0m" {
 		t.Errorf("got %q and %q", plain.String(), colourful.String())

@@ -86,7 +86,7 @@ func (a *agenda) Less(i, j int) bool {
 	return a.list[i].seq < a.list[j].seq
 }
 func (a *agenda) Swap(i, j int) { a.list[i], a.list[j] = a.list[j], a.list[i] }
-func (a *agenda) Push(x any)    { a.list = append(a.list, x.(appointment)) } //nolint:errcheck // the type is ours
+func (a *agenda) Push(x any)    { a.list = append(a.list, x.(appointment)) }
 func (a *agenda) Pop() any {
 	last := a.list[len(a.list)-1]
 	a.list[len(a.list)-1] = appointment{}
@@ -123,22 +123,19 @@ func newTown(seed uint64, users int, rate float64, threshold int, start time.Tim
 
 // follow returns what happens next, in order of time.
 func (t *town) follow() event {
-	for {
-		if t.next == nil {
-			t.fill()
-		}
-		due := t.next.at.Sub(t.start)
-		if t.due.Len() == 0 || t.due.list[0].at >= due || t.due.list[0].kind != receipt {
-			e := *t.next
-			t.next = nil
-			t.receipts(e)
-			return e
-		}
-		p := heap.Pop(&t.due).(appointment) //nolint:errcheck // the type is ours
+	if t.next == nil {
+		t.fill()
+	}
+	if t.due.Len() > 0 && t.due.list[0].kind == receipt && t.due.list[0].at < t.next.at.Sub(t.start) {
+		p := heap.Pop(&t.due).(appointment)
 		at := t.start.Add(p.at)
 		p.view.ViewedAt = timestamppb.New(at)
 		return event{at: at, view: p.view}
 	}
+	e := *t.next
+	t.next = nil
+	t.receipts(e)
+	return e
 }
 
 // move puts off all that was not handed out yet.
@@ -150,7 +147,7 @@ func (t *town) fill() {
 	t.n++
 	var later []appointment // receipts, which follow hands out
 	for t.due.Len() > 0 && t.due.list[0].at <= at {
-		p := heap.Pop(&t.due).(appointment) //nolint:errcheck // the type is ours
+		p := heap.Pop(&t.due).(appointment)
 		switch p.kind {
 		case receipt:
 			later = append(later, p)
@@ -189,7 +186,7 @@ func (t *town) say(at time.Duration, p appointment) {
 	}
 	t.recent[p.sender] = append(t.fresh(p.sender, created), created)
 	e := event{at: created, term: p.word}
-	content := ""
+	var content string
 	switch p.kind {
 	case spam:
 		content = pitch(t.r)

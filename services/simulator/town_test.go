@@ -51,7 +51,7 @@ func TestTownLife(t *testing.T) {
 		users int
 		rate  float64
 		long  time.Duration
-	}{{2, 1, 10 * time.Minute}, {3, 0.1, time.Hour}, {50, 2, 10 * time.Minute}, {1000, 20, 10 * time.Minute}, {20_000, 1000, 10 * time.Second}} {
+	}{{2, 1, 10 * time.Minute}, {3, 0.1, time.Hour}, {50, 2, 10 * time.Minute}, {1000, 20, 3 * time.Minute}, {20_000, 1000, 10 * time.Second}} {
 		t.Run(fmt.Sprintf("%d users, %v a second", tt.users, tt.rate), func(t *testing.T) {
 			town := newTown(1, tt.users, tt.rate, 8, noon)
 			all := first(town, tt.long)

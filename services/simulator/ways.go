@@ -32,7 +32,7 @@ func (o Options) way() (way, error) {
 		}
 		return grpcWay{apiv1.NewMessageServiceClient(o.GRPC)}, nil
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // it is one
+	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = callers
 	return restWay{&http.Client{Transport: transport}, strings.TrimSuffix(o.RESTURL, "/")}, nil
 }
