@@ -22,7 +22,8 @@ const (
 const (
 	grace  = 10 * time.Second // how long after the last change a result is settled
 	memory = 60 * time.Second // how long beyond a span an episode is known
-	pace   = time.Second      // the least time between two announcements of growth
+	pace   = time.Second      // the least time between two announcements of growth, while an episode is small
+	slow   = 15 * time.Second // the same of a large one
 )
 
 // Detector finds the episodes of all senders whose messages it sees. It must see the messages of a recent.Memory keyed by sender that keeps them for at
@@ -229,7 +230,7 @@ func (d *Detector) act(e *episode, emit recent.Emit) {
 		e.pending = false
 		d.announce(e, resolved, emit)
 	}
-	if e.urgent() && d.clock >= e.said.at+pace.Milliseconds() {
+	if e.urgent() && d.clock >= d.grows(e) {
 		d.announce(e, e.said.state, emit)
 	}
 	if d.clock >= e.repeats && (e.said.state < resolved || e.pending) {
@@ -243,6 +244,13 @@ func (d *Detector) repeat(e *episode, emit recent.Emit) {
 	if d.clock >= e.repeats {
 		d.announce(e, retracted, emit)
 	}
+}
+
+// grows is the clock at which growth may be announced again. The more is known of an episode the less one message more tells, and with thousands of
+// senders beyond the threshold at once there would be an alert for nearly every message.
+func (d *Detector) grows(e *episode) int64 {
+	times := int64(max(1, int(e.said.count)/d.cfg.Threshold))
+	return e.said.at + min(pace.Milliseconds()*times*times, slow.Milliseconds())
 }
 
 func (d *Detector) settles(e *episode) int64 { return max(e.end, e.changedAt) + grace.Milliseconds() }
@@ -299,7 +307,7 @@ func (d *Detector) next(e *episode) int64 {
 		return max(d.expires(e), d.clock+time.Second.Milliseconds())
 	}
 	if e.urgent() {
-		due = min(due, e.said.at+pace.Milliseconds())
+		due = min(due, d.grows(e))
 	}
 	return due
 }

@@ -120,3 +120,25 @@ func BenchmarkDetectorQuiet(b *testing.B) {
 // Memory and detector: one user with 1,000 messages a second, in order and shuffled within a second.
 func BenchmarkDetectorSpam(b *testing.B)     { benchmark(b, 1, 1) }
 func BenchmarkDetectorShuffled(b *testing.B) { benchmark(b, 1, 1000) }
+
+func TestGrowthOfALargeEpisodeIsSaidSeldom(t *testing.T) {
+	d, memory := anomaly.New(anomaly.DefaultConfig()), recent.NewBySender(2*time.Minute)
+	var said int
+	var last uint32
+	emit := func(_ string, v proto.Message) {
+		said++
+		last = v.(*eventv1.Alert).GetCount()
+	}
+	for at := int64(0); at < 60_000; at += 200 {
+		id := ident.Hashed(time.UnixMilli(epoch+at), "ann", fmt.Sprint(at))
+		d.Observe(memory.Observe("ann", recent.Entry{ID: id, Other: unique.Make("c")}, epoch+at), emit)
+		d.Advance(epoch+at, emit)
+	}
+	if said > 12 {
+		t.Errorf("300 messages in a minute made %d alerts, want at most 12", said)
+	}
+	d.Advance(epoch+70_000, emit)
+	if last != 300 {
+		t.Errorf("the last alert counts %d, want all 300", last)
+	}
+}
