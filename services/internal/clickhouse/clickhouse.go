@@ -123,6 +123,12 @@ func redact(s string) string {
 	return s
 }
 
+// loopback says whether ClickHouse runs on this machine.
+func (a Address) loopback() bool {
+	host, _, err := net.SplitHostPort(a.Host)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+}
+
 // Open returns a pool of connections. It does not dial: the first query does, and later ones dial again after a failure. Close it after use.
 // The settings given hold for every query of the pool; nil for none.
 func Open(cfg Config, settings ...ch.Settings) (driver.Conn, error) {
@@ -144,6 +150,9 @@ func Open(cfg Config, settings ...ch.Settings) (driver.Conn, error) {
 	}
 	if a.HTTP {
 		opt.Protocol = ch.HTTP
+	}
+	if a.loopback() {
+		opt.Compression = nil // both ends would pay for what the wire does not save
 	}
 	if a.TLS {
 		host, _, _ := net.SplitHostPort(a.Host)
