@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -115,6 +116,28 @@ func (b *backlog) drain(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// made returns how many records the topics hold that are made of messages: results, and what is re-keyed.
+func (b *backlog) made(ctx context.Context) (results, rekeyed int64, err error) {
+	t := b.topics
+	for _, topic := range []kafka.Topic{t.Alerts, t.Trends, t.ConversationMetrics, t.UserActivity, t.SenderEvents, t.TermTotals} {
+		end, err := b.admin.EndOffsets(ctx, topic.Name)
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, n := range end {
+			if topic.Internal {
+				rekeyed += n
+			} else {
+				results += n
+			}
+		}
+		if os.Getenv("BENCH_TOPICS") != "" {
+			fmt.Println(topic.Name, end)
+		}
+	}
+	return results, rekeyed, nil
 }
 
 const drainLimit = 5 * time.Minute
