@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	embedded.RunChildIfAsked()
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(rig.Tests{M: m}, goleak.Cleanup(func(code int) {
 		rig.Cleanup()
 		os.Exit(code)
 	}))

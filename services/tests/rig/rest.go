@@ -10,6 +10,16 @@ import (
 	"testing"
 )
 
+// Tests are a package's tests; hand them to goleak. What their HTTP clients kept open is closed at the end.
+type Tests struct{ *testing.M }
+
+// Run runs them and returns the exit code.
+func (t Tests) Run() int {
+	defer web.CloseIdleConnections()
+	defer http.DefaultClient.CloseIdleConnections()
+	return t.M.Run()
+}
+
 // Answer is what an HTTP request came back with.
 type Answer struct {
 	Code int

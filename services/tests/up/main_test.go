@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(rig.Tests{M: m}, goleak.Cleanup(func(code int) {
 		rig.Cleanup()
 		os.Exit(code)
 	}))
