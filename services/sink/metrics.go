@@ -45,15 +45,16 @@ func newMetrics(tel telemetry.T) *metrics {
 	report(err)
 	m.retries, err = tel.Meter.Int64Counter("earshot.sink.retries", metric.WithUnit("{try}"), metric.WithDescription("Failed INSERTs and dead letters, each tried again."))
 	report(err)
+	m.retries.Add(context.Background(), 0) // there from the start, for those who watch its rate
 	m.insert, err = tel.Meter.Float64Histogram("earshot.sink.insert.duration", metric.WithUnit("s"), metric.WithDescription("Time one INSERT took, by table and outcome."),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
 	report(err)
 	m.delay, err = tel.Meter.Float64Histogram("earshot.sink.delay", metric.WithUnit("s"), metric.WithDescription("Time from acceptance until the oldest record of a partition's batch could be queried, by topic."),
 		metric.WithExplicitBucketBoundaries(.05, .1, .25, .5, .75, 1, 2.5, 5, 10, 30, 60, 300, 3600))
 	report(err)
-	fresh, err := tel.Meter.Float64ObservableGauge("earshot.freshness", metric.WithUnit("s"), metric.WithDescription("How long the oldest record took to be stored, or waits to be."))
+	fresh, err := tel.Meter.Float64ObservableGauge("earshot.freshness", metric.WithUnit("s"), metric.WithDescription("Age of what a service handled last in a partition, or of what waits for it."))
 	report(err)
-	lag, err := tel.Meter.Int64ObservableGauge("earshot.kafka.lag.records", metric.WithUnit("{record}"), metric.WithDescription("Records behind the end of the partition."))
+	lag, err := tel.Meter.Int64ObservableGauge("earshot.kafka.lag.records", metric.WithUnit("{record}"), metric.WithDescription("Records of a partition that a group has not handled."))
 	report(err)
 	_, err = tel.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		m.mu.Lock()

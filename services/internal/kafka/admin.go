@@ -295,10 +295,14 @@ func (a *Admin) Missing(ctx context.Context, topics []Topic) ([]string, error) {
 	var missing []string
 	var errs []error
 	for _, t := range topics {
-		info, err := a.Describe(ctx, t.Name)
-		if err != nil {
-			errs = append(errs, err)
-		} else if !info.Exists {
+		// Metadata comes from any broker that lives; describing a topic may wait for one that does not.
+		known, err := a.client.GetMetadata(&t.Name, false, int(timeout(ctx)/time.Millisecond))
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			errs = append(errs, fmt.Errorf("ask for topic %s: %w", t.Name, err))
+		case known.Topics[t.Name].Error.Code() == ck.ErrUnknownTopicOrPart, known.Topics[t.Name].Error.Code() == ck.ErrUnknownTopic:
 			missing = append(missing, t.Name)
 		}
 	}

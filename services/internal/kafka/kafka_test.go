@@ -415,6 +415,10 @@ func TestApply(t *testing.T) {
 	if err != nil || !info.Exists || info.Partitions != 12 || info.ID == "" {
 		t.Errorf("Describe: %+v, %v", info, err)
 	}
+	missing, err := a.Missing(t.Context(), []kafka.Topic{more, {Name: "no-such-topic"}})
+	if diff := cmp.Diff([]string{"no-such-topic"}, missing); err != nil || diff != "" {
+		t.Errorf("Missing: %v (-want +got):\n%s", err, diff)
+	}
 	if info, err := a.Describe(t.Context(), "no-such-topic"); err != nil || info.Exists {
 		t.Errorf("Describe of a missing topic: %+v, %v", info, err)
 	}
