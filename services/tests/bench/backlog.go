@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -118,26 +118,22 @@ func (b *backlog) drain(ctx context.Context) error {
 	return nil
 }
 
-// made returns how many records the topics hold that are made of messages: results, and what is re-keyed.
-func (b *backlog) made(ctx context.Context) (results, rekeyed int64, err error) {
+// made says how many records each topic holds that are made of messages: results, and what is re-keyed.
+func (b *backlog) made(ctx context.Context) (string, error) {
 	t := b.topics
+	var parts []string
 	for _, topic := range []kafka.Topic{t.Alerts, t.Trends, t.ConversationMetrics, t.UserActivity, t.SenderEvents, t.TermTotals} {
 		end, err := b.admin.EndOffsets(ctx, topic.Name)
 		if err != nil {
-			return 0, 0, err
+			return "", err
 		}
-		for _, n := range end {
-			if topic.Internal {
-				rekeyed += n
-			} else {
-				results += n
-			}
+		var n int64
+		for _, o := range end {
+			n += o
 		}
-		if os.Getenv("BENCH_TOPICS") != "" {
-			fmt.Println(topic.Name, end)
-		}
+		parts = append(parts, fmt.Sprintf("%s %s", thousands(n), topic.Name))
 	}
-	return results, rekeyed, nil
+	return strings.Join(parts, ", "), nil
 }
 
 const drainLimit = 5 * time.Minute

@@ -121,7 +121,7 @@ func (d *document) upFlags() string {
 // environment names what was asked for beside the defaults.
 func (d *document) environment() string {
 	var set []string
-	for _, name := range []string{"BENCH_SECONDS", "BENCH_MESSAGES", "BENCH_USERS", "BENCH_UP"} {
+	for _, name := range []string{"BENCH_SECONDS", "BENCH_MESSAGES", "BENCH_USERS", "BENCH_RATE", "BENCH_UP"} {
 		if v := os.Getenv(name); v != "" {
 			set = append(set, name+"="+v)
 		}

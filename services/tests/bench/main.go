@@ -18,6 +18,7 @@ type options struct {
 	Rows     []string      // ROW: names of rows, separated by commas; empty or "all" is every one
 	Seconds  int           // BENCH_SECONDS: how long each load lasts
 	Messages int           // BENCH_MESSAGES: messages of the memory row
+	Rate     int           // BENCH_RATE: messages a second beside which latencies are taken
 	Users    int           // BENCH_USERS: senders of the memory row
 	Binary   string        // EARSHOT_BIN
 	Document string        // BENCH_OUT: where the table goes when every row ran; "-" for nowhere
@@ -29,7 +30,7 @@ type options struct {
 
 func readOptions() (options, error) {
 	o := options{
-		Seconds: 30, Messages: 10_000_000, Users: 1_000_000, Binary: "bin/earshot", Document: "docs/performance.md",
+		Seconds: 30, Messages: 10_000_000, Users: 1_000_000, Rate: 10_000, Binary: "bin/earshot", Document: "docs/performance.md",
 		Dir: os.Getenv("BENCH_DIR"), Up: strings.Fields(os.Getenv("BENCH_UP")), Profile: os.Getenv("BENCH_PROFILE"), Limit: time.Hour,
 	}
 	var errs []error
@@ -48,6 +49,7 @@ func readOptions() (options, error) {
 	number("BENCH_SECONDS", &o.Seconds, 5)
 	number("BENCH_MESSAGES", &o.Messages, 100_000)
 	number("BENCH_USERS", &o.Users, 1000)
+	number("BENCH_RATE", &o.Rate, 100)
 	if v := os.Getenv("EARSHOT_BIN"); v != "" {
 		o.Binary = v
 	}

@@ -36,7 +36,7 @@ func underLoad(ctx context.Context, m *mesh, o options, name string, f func(cont
 	var t tally
 	start := time.Now()
 	sending := background(ctx, func(ctx context.Context) error {
-		return openLoop(ctx, conns, newTraffic(1, senders), steadyRate, 100, &t)
+		return openLoop(ctx, conns, newTraffic(1, senders), o.Rate, 100, &t)
 	})
 	select {
 	case <-time.After(warmUp):

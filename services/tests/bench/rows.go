@@ -38,7 +38,6 @@ func (r result) verdict() string {
 const (
 	goalUnary     = 10_000
 	goalBatch     = 50_000
-	steadyRate    = 10_000 // messages a second of the latency rows
 	goalAlertP50  = 10 * time.Millisecond
 	goalAlertP99  = 50 * time.Millisecond
 	goalVisible   = time.Second
@@ -86,7 +85,7 @@ type outcome struct {
 	stored                  uint64
 	sending, drained        time.Duration
 	behind, most            int64
-	results, rekeyed        int64 // records made of the messages
+	made                    string        // of the messages: records, by topic
 	after                   usage         // of the mesh, when the last message was acknowledged
 	mesh, engine, self      time.Duration // CPU
 }
@@ -102,7 +101,7 @@ func (o outcome) details() []string {
 		fmt.Sprintf("%s readable in message_db.messages: nothing lost, nothing twice", thousands(int64(o.stored))), //nolint:gosec // far below 2^63
 		fmt.Sprintf("uncommitted by the slowest consumer: %s at most, %s at the end of the load; %.1f s later everything was processed and stored",
 			thousands(o.most), thousands(o.behind), o.drained.Seconds()),
-		fmt.Sprintf("%s result records and %s re-keyed ones were made of them", thousands(o.results), thousands(o.rekeyed)),
+		"records made of them: " + o.made,
 		fmt.Sprintf("CPU µs a message: earshot up (broker included) %s, ClickHouse %s, load generator %s", perMessage(o.mesh), perMessage(o.engine), perMessage(o.self)),
 	}
 }
@@ -149,7 +148,7 @@ func drive(ctx context.Context, m *mesh, o options, name string, l *load, shape 
 	}
 	seen.drained = time.Since(start) - seen.sending
 	seen.most = l.backlog.most.Load()
-	if seen.results, seen.rekeyed, err = l.backlog.made(ctx); err != nil {
+	if seen.made, err = l.backlog.made(ctx); err != nil {
 		return seen, err
 	}
 	after, err := m.cpu()
