@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/earshot/earshot/services/embedded"
@@ -26,7 +27,7 @@ func (a *app) topicsCommand() *cobra.Command {
 			Use: "apply", Short: "Create what is missing, set retention, add partitions; safe to run again", Args: noArgs,
 			Example: "  earshot topics apply --kafka-brokers kafka:9092",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(a.cfg.Kafka, func(admin *kafka.Admin) error {
+				return withAdmin(cmd.Context(), a.cfg.Kafka, func(admin *kafka.Admin) error {
 					changes, err := admin.Apply(cmd.Context(), a.cfg.Kafka.Topics.All())
 					for _, c := range changes {
 						fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", c.Topic, c.Did)
@@ -38,7 +39,7 @@ func (a *app) topicsCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "list", Short: "Show the topics of the registry and what the brokers have of them; exit 1 when one is missing", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return withAdmin(a.cfg.Kafka, func(admin *kafka.Admin) error {
+				return withAdmin(cmd.Context(), a.cfg.Kafka, func(admin *kafka.Admin) error {
 					return listTopics(cmd.Context(), cmd.OutOrStdout(), admin, a.cfg.Kafka.Topics)
 				})
 			},
@@ -46,12 +47,16 @@ func (a *app) topicsCommand() *cobra.Command {
 	return cmd
 }
 
-func withAdmin(cfg kafka.Config, do func(*kafka.Admin) error) error {
+// withAdmin lends an admin to do, once brokers answer.
+func withAdmin(ctx context.Context, cfg kafka.Config, do func(*kafka.Admin) error) error {
 	admin, err := kafka.NewAdmin(cfg)
 	if err != nil {
 		return err
 	}
 	defer admin.Close()
+	if err := admin.Ping(ctx); err != nil {
+		return fmt.Errorf("no broker of %s answers (%w); check --kafka-brokers or KAFKA_BROKERS", strings.Join(cfg.Brokers, ","), err)
+	}
 	return do(admin)
 }
 

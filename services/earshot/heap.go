@@ -2,38 +2,44 @@ package main
 
 import (
 	"context"
-	"math"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
-// How the garbage collector is paced. While little lives it runs seldom: the heap may grow to fiveTimes what lives, up to roomyHeap; past that the heap
-// is kept near twice what lives, as Go does by default.
-const (
-	fiveTimes = 400       // percent, as GOGC counts
-	roomyHeap = 256 << 20 // bytes
-)
+// How the garbage collector is paced. While little lives it runs seldom: the heap may grow to five times what lives, up to roomyHeap; past that to twice
+// what lives, as Go does by default. A memory limit would not do: it counts what is fragmented and free too, and has the collector run all the time.
+const roomyHeap = 384 << 20 // bytes
 
 // paceHeap paces the garbage collector until ctx ends. GOGC and GOMEMLIMIT, where they are set, are left alone.
 func paceHeap(ctx context.Context) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	debug.SetGCPercent(fiveTimes)
-	debug.SetMemoryLimit(roomyHeap)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for now := 0; ; {
+		metrics.Read(live)
+		percent := heapPercent(live[0].Value.Uint64())
+		if percent < now-20 || percent > now+20 { // setting it stops the world for a moment
+			debug.SetGCPercent(percent)
+			now = percent
+		}
 		select {
 		case <-tick.C:
-			metrics.Read(live)
-			// A limit that is below what lives would have the collector run without a pause.
-			debug.SetMemoryLimit(int64(max(roomyHeap, min(2*live[0].Value.Uint64(), math.MaxInt64))))
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// heapPercent returns by how many percent the heap may grow over what lives.
+func heapPercent(live uint64) int {
+	const least, most = 100, 400
+	if live == 0 || live >= roomyHeap {
+		return least
+	}
+	return int(max(least, min(most, (roomyHeap-live)*100/live))) //nolint:gosec // at most 400
 }

@@ -172,7 +172,7 @@ func (a *app) embed(ctx context.Context, l *line, tel *telemetry.Process, at *ad
 func (a *app) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := withAdmin(a.cfg.Kafka, func(admin *kafka.Admin) error {
+	if err := withAdmin(ctx, a.cfg.Kafka, func(admin *kafka.Admin) error {
 		_, err := admin.Apply(ctx, a.cfg.Kafka.Topics.All())
 		return err
 	}); err != nil {
