@@ -88,27 +88,30 @@ func (a *app) doctor(ctx context.Context, out io.Writer) error {
 
 func (a *app) checkKafka(ctx context.Context, c *checkup) error {
 	brokers := strings.Join(a.cfg.Kafka.Brokers, ",")
-	return withAdmin(a.kafka("doctor"), func(admin *kafka.Admin) error {
-		asking, cancel := context.WithTimeout(ctx, askLimit)
-		defer cancel()
-		if err := admin.Ping(asking); err != nil {
-			c.bad("Kafka at "+brokers, err, "start it (earshot up brings its own), or say where it is with --kafka-brokers")
-			c.skip("topics and the clock of records: not checked without Kafka")
-			return nil
-		}
-		c.well("Kafka answers at %s", brokers)
-		topics, wrong := a.cfg.Kafka.Topics.All(), c.wrong
-		for _, t := range topics {
-			if err := checkTopic(ctx, admin, t); err != nil {
-				c.bad("topic "+t.Name, err, cure(err, t))
-			}
-		}
-		if c.wrong == wrong {
-			c.well("%d topics have the partitions and the retention that the settings say", len(topics))
-		}
-		a.checkRecordClock(ctx, c, admin)
+	admin, err := kafka.NewAdmin(a.kafka("doctor"))
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	asking, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	if err := admin.Ping(asking); err != nil {
+		c.bad("Kafka at "+brokers, err, "start it (earshot up brings its own), or say where it is with --kafka-brokers")
+		c.skip("topics and the clock of records: not checked without Kafka")
 		return nil
-	})
+	}
+	c.well("Kafka answers at %s", brokers)
+	topics, wrong := a.cfg.Kafka.Topics.All(), c.wrong
+	for _, t := range topics {
+		if err := checkTopic(ctx, admin, t); err != nil {
+			c.bad("topic "+t.Name, err, cure(err, t))
+		}
+	}
+	if c.wrong == wrong {
+		c.well("%d topics have the partitions and the retention that the settings say", len(topics))
+	}
+	a.checkRecordClock(ctx, c, admin)
+	return nil
 }
 
 // errMorePartitions: there are more than the settings say, and they can not be taken away.

@@ -47,7 +47,7 @@ func TestDoctorSaysWhatToDo(t *testing.T) {
 
 func TestTopicsAreWellAsApplied(t *testing.T) {
 	cfg := kafkatest.Start(t)
-	err := withAdmin(cfg, func(admin *kafka.Admin) error {
+	err := withAdmin(t.Context(), cfg, func(admin *kafka.Admin) error {
 		for _, topic := range cfg.Topics.All() {
 			if err := checkTopic(t.Context(), admin, topic); err != nil {
 				t.Errorf("%s: %v", topic.Name, err)

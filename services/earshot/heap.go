@@ -10,7 +10,7 @@ import (
 
 // How the garbage collector is paced. While little lives it runs seldom: the heap may grow to five times what lives, up to roomyHeap; past that to twice
 // what lives, as Go does by default. A memory limit would not do: it counts what is fragmented and free too, and has the collector run all the time.
-const roomyHeap = 384 << 20 // bytes
+const roomyHeap = 256 << 20 // bytes
 
 // paceHeap paces the garbage collector until ctx ends. GOGC and GOMEMLIMIT, where they are set, are left alone.
 func paceHeap(ctx context.Context) {
