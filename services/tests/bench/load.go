@@ -140,9 +140,6 @@ func openLoop(ctx context.Context, conns []*grpc.ClientConn, shape *traffic, rat
 				case <-gctx.Done():
 					return nil
 				}
-				if ctx.Err() != nil {
-					return nil
-				}
 				for _, r := range reqs {
 					mine.fill(r)
 				}

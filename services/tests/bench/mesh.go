@@ -75,7 +75,8 @@ func startMesh(ctx context.Context, o options) (m *mesh, err error) {
 	if err := m.await(ctx, ready); err != nil {
 		return m, err
 	}
-	return m, m.connect()
+	err = m.connect()
+	return m, err
 }
 
 // await returns once the ready file is there.
@@ -150,7 +151,7 @@ func (m *mesh) stop() error {
 			}
 		case <-time.After(stopLimit):
 			_ = m.cmd.Process.Kill()
-			<-m.done
+			_ = <-m.done // killed: there is nothing to learn
 			errs = append(errs, fmt.Errorf("earshot up did not stop within %v and was killed", stopLimit))
 		}
 	}

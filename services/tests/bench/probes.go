@@ -220,7 +220,7 @@ func visible(ctx context.Context, m *mesh, o options) (result, error) {
 	}, nil
 }
 
-func subscribers(ctx context.Context, m *mesh, o options) (result, error) {
+func subscribers(ctx context.Context, m *mesh, _ options) (result, error) {
 	const conns, users, alertsEvery = 8, 200, 50 * time.Millisecond
 	dialled, err := m.dial(conns + 1)
 	if err != nil {
