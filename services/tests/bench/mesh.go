@@ -151,8 +151,7 @@ func (m *mesh) stop() error {
 			}
 		case <-time.After(stopLimit):
 			_ = m.cmd.Process.Kill()
-			_ = <-m.done // killed: there is nothing to learn
-			errs = append(errs, fmt.Errorf("earshot up did not stop within %v and was killed", stopLimit))
+			errs = append(errs, fmt.Errorf("earshot up did not stop within %v and was killed", stopLimit), <-m.done)
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(m.dir))...)
