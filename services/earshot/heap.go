@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -42,4 +43,16 @@ func heapPercent(live uint64) int {
 		return least
 	}
 	return int(max(least, min(most, (roomyHeap-live)*100/live))) //nolint:gosec // at most 400
+}
+
+// leastThreads is how many threads may run Go code at once in `up`, where a broker, five services and their clients hand each message on several times.
+// With as many as cores, what a message waits for at each hop is the turn of goroutines that compute, up to 10 ms each; the kernel gives a thread that
+// wakes up its turn at once.
+const leastThreads = 8
+
+// shareCores lets the kernel share few cores between the parts of `up`. GOMAXPROCS, where it is set, is left alone.
+func shareCores() {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < leastThreads {
+		runtime.GOMAXPROCS(leastThreads)
+	}
 }

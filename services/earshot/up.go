@@ -61,6 +61,7 @@ type addresses struct {
 // the broker and the engine go last.
 func (a *app) up(ctx context.Context, o upOptions) (err error) {
 	go paceHeap(ctx)
+	shareCores()
 	if o.readyFile != "" {
 		if err := os.Remove(o.readyFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove the old ready file: %w", err)

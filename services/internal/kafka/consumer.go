@@ -87,6 +87,7 @@ func newConsumer(cfg Config, more ck.ConfigMap, tel telemetry.T) (*Consumer, err
 	conf := with(cfg.client(), ck.ConfigMap{
 		"fetch.min.bytes":            cfg.FetchBytes,
 		"fetch.wait.max.ms":          100,
+		"socket.timeout.ms":          10_000, // of a request without an answer; joins have their own
 		"fetch.error.backoff.ms":     50,
 		"fetch.queue.backoff.ms":     10,
 		"fetch.message.max.bytes":    1 << 20, // of one partition; a larger record comes alone

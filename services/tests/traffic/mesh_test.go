@@ -96,7 +96,7 @@ func (m *mesh) start() {
 	go func() { served <- g.Serve(ctx, lis) }()
 	m.stop = sync.OnceFunc(func() {
 		cancel()
-		_ = <-served // streams that had to be cut off are an error here
+		<-served //nolint:errcheck // streams that had to be cut off are an error here
 	})
 }
 
