@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// How the garbage collector is paced. While little lives it runs seldom: the heap may grow to five times what lives, up to roomyHeap; past that to twice
-// what lives, as Go does by default. A memory limit would not do: it counts what is fragmented and free too, and has the collector run all the time.
-const roomyHeap = 256 << 20 // bytes
+// How the garbage collector is paced. Its price is what lives, at every run; so the room between two runs is the same however little lives. As what
+// lives grows to headroom and beyond, that becomes what Go does by default, and then a little less. A memory limit would not do: it counts what is
+// fragmented and free too, and has the collector run all the time.
+const headroom = 224 << 20 // bytes
 
 // paceHeap paces the garbage collector until ctx ends. GOGC and GOMEMLIMIT, where they are set, are left alone.
 func paceHeap(ctx context.Context) {
@@ -38,11 +39,11 @@ func paceHeap(ctx context.Context) {
 
 // heapPercent returns by how many percent the heap may grow over what lives.
 func heapPercent(live uint64) int {
-	const least, most = 100, 400
-	if live == 0 || live >= roomyHeap {
-		return least
+	const least, most = 60, 1000
+	if live == 0 {
+		return most
 	}
-	return int(max(least, min(most, (roomyHeap-live)*100/live))) //nolint:gosec // at most 400
+	return int(max(least, min(most, headroom*100/live))) //nolint:gosec // at most 1000
 }
 
 // leastThreads is how many threads may run Go code at once in `up`, where a broker, five services and their clients hand each message on several times.
