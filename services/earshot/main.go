@@ -51,7 +51,7 @@ func signalled() (context.Context, context.CancelFunc) {
 		<-signals
 		os.Exit(1)
 	}()
-	return ctx, func() { signal.Stop(signals); cancel() }
+	return ctx, cancel // signals stay ours to the end: signal.Stop can wait for ever where C threads take signals, too
 }
 
 // usageError is a command line that can not be understood.

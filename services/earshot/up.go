@@ -122,10 +122,11 @@ func (a *app) startAll(ctx context.Context, l *line, tel *telemetry.Process) (ad
 	m := &whole{app: a, line: l, tel: tel, http: ports[0], grpc: ports[1]}
 	l.run("metrics", a.sideServer(tel.Handler(), ports[2], m.ready))
 	if err := m.start(ctx, &at); err != nil {
+		stopped := l.stop() // before the ports are closed: some may be served already
 		for _, lis := range ports[:2] {
-			_ = lis.Close() // closed twice when already served: harmless
+			_ = lis.Close()
 		}
-		return at, err
+		return at, errors.Join(err, stopped)
 	}
 	return at, nil
 }

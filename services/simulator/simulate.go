@@ -108,6 +108,7 @@ func (o Options) run(ctx context.Context, w way) (_ Simulated, err error) {
 	if o.Start.IsZero() {
 		o.Start = time.Now()
 	}
+	o.Start = o.Start.Truncate(time.Millisecond) // as the plan does, or its last slot could end after the next one began
 	truth, err := openTruth(o)
 	if err != nil {
 		return Simulated{}, err

@@ -98,6 +98,19 @@ func options(change func(*Options)) Options {
 }
 
 // Answers that take a second do not slow the plan down: each message leaves at its own time.
+// A start between two milliseconds once let the first message of the slot after the last into the plan.
+func TestTheNumberOfMessagesIsExact(t *testing.T) {
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(999_999 * time.Nanosecond)
+			total, err := options(func(o *Options) { o.Seed, o.Rate, o.Duration = seed, 50, time.Second }).run(t.Context(), newFakeWay())
+			if err != nil || total.Messages != 50 {
+				t.Errorf("seed %d: %d messages, %v; want 50", seed, total.Messages, err)
+			}
+		})
+	}
+}
+
 func TestSlowAnswersDoNotDelayThePlan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newFakeWay()
